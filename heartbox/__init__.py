@@ -1,0 +1,14 @@
+"""Heartbox: find the heart in a chest X-ray and show why."""
+
+from heartbox.xray import XRayError, read_xray
+
+__all__ = ["HeartDetector", "XRayError", "read_xray"]
+
+
+def __getattr__(name: str):
+    """Load the detector, and with it torch, only when it is asked for: reading a file needs neither."""
+    if name == "HeartDetector":
+        from heartbox.detector import HeartDetector
+
+        return HeartDetector
+    raise AttributeError(f"module 'heartbox' has no attribute {name!r}")

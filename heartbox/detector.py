@@ -1,0 +1,282 @@
+"""HeartDetector: weights and an X-ray -> the heart's box, its ratio to the chest, margins and doubts.
+
+Uses xray, boxes, networks and evidence; knows nothing of training, of folders of data or of drawing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
+from heartbox.evidence import evidence_maps
+from heartbox.networks import WEIGHTS_FORMAT, build_model
+from heartbox.xray import XRay, XRayError, load_xray, resize_xray
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the detector says of one X-ray. All boxes and edges are in pixels of the original image.
+
+    Attributes
+    ----------
+    xray : XRay
+        The image as read, with what its header says.
+    heart : ndarray, shape (4,)
+        ``x_min, y_min, x_max, y_max``.
+    heart_interval : ndarray, shape (4, 2), or None
+        Lower and upper bound of each edge; None where the weights carry no calibration.
+    thorax : ndarray, shape (4,), or None
+        The inner chest's box; None where the weights know no thorax.
+    ctr : float or None
+        Cardiothoracic ratio: width of the heart over width of the thorax.
+    ctr_interval : tuple of float or None
+        Its lower and upper bound.
+    level : float or None
+        Share of cases in which the bounds held when they were calibrated.
+    warnings, notes : tuple of str
+        Doubts that make the answer untrustworthy; caveats that do not.
+    """
+
+    xray: XRay
+    heart: NDArray[np.float64]
+    heart_interval: NDArray[np.float64] | None
+    thorax: NDArray[np.float64] | None
+    ctr: float | None
+    ctr_interval: tuple[float, float] | None
+    level: float | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def heart_mm(self) -> tuple[float, float] | None:
+        """Width and height of the heart in millimetres, or None where the file has no pixel spacing."""
+        if self.xray.pixel_spacing is None:
+            return None
+        row_mm, column_mm = self.xray.pixel_spacing
+        x_min, y_min, x_max, y_max = self.heart
+        return float((x_max - x_min) * column_mm), float((y_max - y_min) * row_mm)
+
+    def summary(self) -> str:
+        """Say the answer in a few plain lines."""
+        x_min, y_min, x_max, y_max = self.heart
+        lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
+        if self.heart_interval is not None:
+            margins = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2
+            named = ", ".join(
+                f"{name} ±{m:.0f}" for name, m in zip(("x_min", "y_min", "x_max", "y_max"), margins, strict=True)
+            )
+            lines.append(f"Margins ({self.level:.0%}): {named} pixels")
+        if self.heart_mm is not None:
+            lines.append(f"Size: {self.heart_mm[0]:.0f} mm wide, {self.heart_mm[1]:.0f} mm high")
+        if self.ctr is not None:
+            between = "" if self.ctr_interval is None else " ({:.2f} to {:.2f})".format(*self.ctr_interval)
+            lines.append(f"Cardiothoracic ratio: {self.ctr:.2f}{between}")
+        lines += [f"Doubt: {text}" for text in self.warnings]
+        lines += [f"Note: {text}" for text in self.notes]
+        return "\n".join(lines)
+
+
+class HeartDetector:
+    """Finds the heart in chest X-rays with trained weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From :func:`heartbox.networks.build_model`.
+    config : dict
+        As stored beside the weights: ``mean``, ``std``, ``size``, ``targets`` and, where there is one,
+        ``calibration``.
+    """
+
+    def __init__(self, model: nn.Module, config: dict):
+        self.model = model.eval()
+        self.config = config
+
+    @classmethod
+    def from_weights(cls, path: str | Path) -> HeartDetector:
+        """Load weights written by notebook 03 or released with the project.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not one of ours or does not fit the network it names.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such weights file; run 03-Model-Training.ipynb, which makes one")
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the unpickler stumbles over
+            raise ValueError(f"{path}: not a weights file that can be read safely ({type(error).__name__})") from error
+        if not isinstance(saved, dict) or saved.get("config", {}).get("format") != WEIGHTS_FORMAT:
+            raise ValueError(f"{path}: not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
+        config = saved["config"]
+        model = build_model(config["backbone"], config["head"], targets=config["targets"], size=config["size"])
+        try:
+            model.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the weights do not fit the network that their config names: {error}") from error
+        return cls(model, config)
+
+    def detect(self, source: str | Path | XRay | NDArray) -> Found:
+        """Find the heart in one X-ray.
+
+        Parameters
+        ----------
+        source : path, XRay or ndarray
+            A file that :func:`heartbox.xray.load_xray` reads; what it returned; or a 2-D array with bone bright,
+            either float in [0, 1] or unsigned integers over their full range.
+
+        Returns
+        -------
+        Found
+            Boxes, ratio, margins, doubts and caveats.
+
+        Raises
+        ------
+        XRayError
+            If the file cannot be read as an X-ray, or the array is not an image.
+        """
+        xray = as_xray(source)
+        shape, size = xray.image.shape, self.config["size"]
+        coordinates, spread = self._run(self._tensor(xray))
+        boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
+        heart = clip_boxes(boxes[0], shape)
+        thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
+        ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
+        interval, ctr_interval, level = None, None, None
+        calibration = self.config.get("calibration")
+        if calibration:
+            level = calibration["level"]
+            unit = spread if calibration["scaled"] else np.ones_like(spread)
+            margin = np.array(calibration["factors"][:4]) * np.maximum(unit[:4], 1e-3)
+            around = np.stack([coordinates[:4] - margin, coordinates[:4] + margin])
+            interval = scale_boxes(around, (size, size), shape).T
+            if ctr is not None and math.isfinite(calibration["ctr"]):
+                ctr_interval = (ctr - calibration["ctr"], ctr + calibration["ctr"])
+        warnings = doubts(xray.image, heart, thorax, interval)
+        return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray))
+
+    def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
+        """Return one signed evidence map for each heart edge.
+
+        Parameters
+        ----------
+        source
+            As for :meth:`detect`.
+
+        Returns
+        -------
+        ndarray of float32, shape (4, rows, columns)
+            For ``x_min, y_min, x_max, y_max``: positive where the image pushes the edge right or down, negative
+            where it pushes it left or up. The network's coarse map, enlarged to the original image.
+
+        Raises
+        ------
+        XRayError
+            As :meth:`detect`.
+        """
+        xray = as_xray(source)
+        maps = evidence_maps(self.model, self._tensor(xray))[0, :4].numpy()
+        rows, columns = xray.image.shape
+        return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
+
+    def _tensor(self, xray: XRay) -> torch.Tensor:
+        image = resize_xray(xray.image, self.config["size"])
+        # Training images were stored as float16: the same rounding here makes the same film the same input.
+        image = image.astype(np.float16).astype(np.float32)
+        return torch.from_numpy((image - self.config["mean"]) / self.config["std"]).float()[None, None]
+
+    @torch.no_grad()
+    def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
+        """Return coordinates and spreads, (4 * targets,) each, in pixels of the network's input."""
+        features = self.model.features(x)
+        coordinates = self.model.read(features)[0].double().numpy()
+        if hasattr(self.model, "edges"):
+            return coordinates, self.model.head(features).spread[0].double().numpy()
+        return coordinates, np.ones_like(coordinates)
+
+
+def as_xray(source: str | Path | XRay | NDArray) -> XRay:
+    """Make an XRay of a path, of an array with bone bright, or of what is one already.
+
+    Raises
+    ------
+    XRayError
+        If the array is not 2-D, is empty, holds NaN or infinity, or floats outside [0, 1].
+    """
+    if isinstance(source, XRay):
+        return source
+    if isinstance(source, str | Path):
+        return load_xray(source)
+    array = np.asarray(source)
+    if array.ndim != 2 or array.size == 0:
+        raise XRayError(f"array: an X-ray is a 2-D array (rows, columns), this has the shape {array.shape}")
+    if np.issubdtype(array.dtype, np.unsignedinteger):
+        image = array.astype(np.float32) / np.iinfo(array.dtype).max
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise XRayError("array: holds NaN or infinite pixels; mend or mask them first")
+        if array.min() < 0 or array.max() > 1:
+            raise XRayError(
+                f"array: floats must lie in [0, 1], these reach from {array.min():g} to {array.max():g}; rescale them"
+            )
+        image = array.astype(np.float32)
+    else:
+        raise XRayError(f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}")
+    return XRay(image, Path("array"))
+
+
+def doubts(image: NDArray, heart: NDArray, thorax: NDArray | None, interval: NDArray | None = None) -> tuple[str, ...]:
+    """List, as plain sentences, what makes an answer untrustworthy.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+        In [0, 1].
+    heart, thorax : ndarray, shape (4,)
+        Boxes in pixels of `image`; the thorax may be None.
+    interval : ndarray, shape (4, 2), optional
+        Bounds of the heart's edges.
+    """
+    found = []
+    if np.ptp(np.percentile(image, (5, 95))) < 0.05:
+        found.append("There is hardly any contrast in this image.")
+    rows, columns = image.shape
+    share = float(box_areas(heart)) / (rows * columns)
+    # Hearts of the real films that this was built with cover 4 to 27 % of their image.
+    if not 0.02 < share < 0.40:
+        found.append(f"The heart's box covers {share:.0%} of the image, which no heart on a chest film does.")
+    if thorax is not None:
+        ratio = float(cardiothoracic_ratio(heart, thorax))
+        if not 0.25 < ratio < 0.85:
+            found.append(f"The cardiothoracic ratio of {ratio:.2f} is not plausible.")
+        if heart[0] < thorax[0] or heart[2] > thorax[2]:
+            found.append("The heart's box reaches out of the chest's.")
+    if interval is not None:
+        width = interval[:, 1] - interval[:, 0]
+        if (width > 0.25 * np.array([columns, rows, columns, rows])).any():
+            found.append("The margin of at least one edge is wider than a quarter of the image.")
+    return tuple(found)
+
+
+def caveats(xray: XRay) -> tuple[str, ...]:
+    """List, as plain sentences, what a reader of the numbers should know although the box is not in doubt."""
+    found = list(xray.notes)
+    if xray.view == "AP":
+        found.append("View AP: the heart lies further from the detector and reads too wide, and the ratio too high.")
+    elif not xray.view:
+        found.append("The view is not known: in an AP view the ratio reads too high.")
+    if xray.pixel_spacing is None:
+        found.append("The file has no pixel spacing, so there is no size in millimetres.")
+    return tuple(found)

@@ -1,0 +1,298 @@
+"""Backbones and heads: how a network turns one grey image into the edges of boxes.
+
+``build_model`` puts a head on a backbone. Every model takes (N, 1, size, size), z-normalised, and gives
+(N, 4 * targets) coordinates in pixels. Knows torch and torchvision only: no files, no boxes, no training.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BACKBONES = ("resnet18", "vgg16")
+HEADS = ("regression", "edges")
+# Stands in the config of every weights file, so that a file of something else is refused.
+WEIGHTS_FORMAT = "heartbox-weights-1"
+
+
+def build_model(
+    backbone: str = "resnet18",
+    head: str = "regression",
+    pretrained: bool = False,
+    targets: Sequence[str] = ("heart",),
+    size: int = 224,
+) -> nn.Module:
+    """Build a network that finds boxes in a single-channel image.
+
+    Parameters
+    ----------
+    backbone : {"resnet18", "vgg16"}
+        What extracts the features (He et al. 2016; Simonyan & Zisserman 2015).
+    head : {"regression", "edges"}
+        ``"regression"``: the classic last layer that puts out the coordinates themselves.
+        ``"edges"``: each edge a distribution over columns or rows, its coordinate the mean (:class:`EdgesHead`).
+    pretrained : bool
+        Start from ImageNet weights. They are fetched by torchvision; where they cannot be, a warning says so
+        and the network starts from scratch. The model's attribute ``pretrained`` says which it was.
+    targets : sequence of str
+        Whose boxes are predicted; each adds four outputs ``x_min, y_min, x_max, y_max``, in this order.
+    size : int
+        Side of the square input in pixels, a multiple of 32.
+
+    Returns
+    -------
+    nn.Module
+        Maps (N, 1, size, size) to (N, 4 * targets), in pixels.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or `size` does not fit.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
+    if size < 64 or size % 32:
+        raise ValueError(f"size {size} does not fit: the backbones need a multiple of 32, at least 64")
+    body, found = _load_backbone(backbone, pretrained)
+    network = RegressionNet if head == "regression" else EdgesNet
+    model = network(body, backbone, len(targets), size)
+    model.pretrained = found
+    return model
+
+
+# ---------------------------------------------------------------- backbones
+
+
+def _load_backbone(name: str, pretrained: bool) -> tuple[nn.Module, bool]:
+    """Return torchvision's network with one input channel, and whether it holds ImageNet weights."""
+    build = {"resnet18": torchvision.models.resnet18, "vgg16": torchvision.models.vgg16}[name]
+    weights = {
+        "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+        "vgg16": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+    }[name]
+    body = None
+    if pretrained:
+        try:
+            body = build(weights=weights)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            # RuntimeError is what torch.hub raises for a download whose hash is wrong.
+            warnings.warn(
+                f"ImageNet weights for {name} could not be fetched ({error}); starting from scratch instead. "
+                f"To use them offline, put {weights.url} into {torch.hub.get_dir()}/checkpoints/.",
+                stacklevel=3,
+            )
+    found = body is not None
+    if body is None:
+        body = build(weights=None)
+    if name == "resnet18":
+        body.conv1 = grey_input(body.conv1)
+    else:
+        body.features[0] = grey_input(body.features[0])
+    return body, found
+
+
+def grey_input(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Turn a first layer for red, green and blue into one for grey by summing its weights over the colours.
+
+    A grey picture shown to the old layer as three equal channels gives exactly what the new one gives, so
+    nothing that was learnt on colour pictures is thrown away.
+    """
+    grey = nn.Conv2d(
+        1,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        convolution.padding,
+        bias=convolution.bias is not None,
+    )
+    with torch.no_grad():
+        grey.weight.copy_(convolution.weight.sum(dim=1, keepdim=True))
+        if convolution.bias is not None:
+            grey.bias.copy_(convolution.bias)
+    return grey
+
+
+# ---------------------------------------------------------------- the classic head
+
+
+class RegressionNet(nn.Module):
+    """The classic recipe: the backbone as torchvision has it, its last layer putting out coordinates in pixels.
+
+    With ``resnet18`` that is global average pooling and one linear layer, which is what makes an exact
+    class-activation map possible (Zhou et al. 2016): a coordinate is a sum over places of the feature map.
+    """
+
+    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int):
+        super().__init__()
+        self.backbone, self.targets, self.size = backbone, targets, size
+        outputs = 4 * targets
+        if backbone == "resnet18":
+            self.features = nn.Sequential(*list(body.children())[:-2])
+            self.regress = nn.Linear(body.fc.in_features, outputs)
+        else:
+            self.features = body.features
+            self.regress = nn.Sequential(
+                nn.AdaptiveAvgPool2d(7),
+                nn.Flatten(),
+                *body.classifier[:-1],
+                nn.Linear(body.classifier[-1].in_features, outputs),
+            )
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The linear layer that puts out the coordinates."""
+        return self.regress if isinstance(self.regress, nn.Linear) else self.regress[-1]
+
+    def start_at(self, boxes: Tensor) -> None:
+        """Set the last bias so that the untrained network answers about `boxes`, shape (4 * targets,)."""
+        with torch.no_grad():
+            self.last_layer.bias.copy_(boxes)
+
+    def read(self, features: Tensor) -> Tensor:
+        """Turn the last feature map, (N, C, h, w), into coordinates, (N, 4 * targets), in pixels."""
+        return self.regress(features.mean(dim=(2, 3)) if self.backbone == "resnet18" else features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 1, size, size) to coordinates (N, 4 * targets) in pixels."""
+        return self.read(self.features(x))
+
+
+# ---------------------------------------------------------------- the edges head
+
+
+@dataclass
+class Edges:
+    """What the edges head says of a batch.
+
+    Attributes
+    ----------
+    logits : Tensor, shape (N, E, bins)
+        Unnormalised log-probability of each place for each of the E = 4 * targets edges.
+    positions : Tensor, shape (bins,)
+        Where the bins lie, in pixels.
+    attention : Tensor, shape (N, E, h, w)
+        How much each row counts for a vertical edge in each column (sums to 1 down the columns), and each
+        column for a horizontal edge in each row (sums to 1 along the rows).
+    """
+
+    logits: Tensor
+    positions: Tensor
+    attention: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Distributions (N, E, bins), each summing to 1."""
+        return self.logits.softmax(dim=-1)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Means of the distributions, (N, E), in pixels."""
+        return self.probabilities @ self.positions
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviations of the distributions, (N, E), in pixels: the head's own doubt."""
+        second = self.probabilities @ self.positions.square()
+        return (second - self.coordinates.square()).clamp_min(0).sqrt()
+
+
+class EdgesNet(nn.Module):
+    """A backbone, a three-level feature pyramid to stride 8 and the edges head.
+
+    The pyramid (Lin et al. 2017) brings what the deep levels know about anatomy to the fine level, where an
+    edge can be placed: 1x1 convolutions from strides 8, 16 and 32, summed top-down, one 3x3 convolution.
+    """
+
+    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int, width: int = 64):
+        super().__init__()
+        self.backbone, self.targets, self.size = backbone, targets, size
+        if backbone == "resnet18":
+            stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool, body.layer1, body.layer2)
+            self.levels = nn.ModuleList([stem, body.layer3, body.layer4])
+            channels = (128, 256, 512)
+        else:  # VGG16's pooling layers that end at strides 8, 16 and 32
+            self.levels = nn.ModuleList([body.features[:17], body.features[17:24], body.features[24:]])
+            channels = (256, 512, 512)
+        self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in channels])
+        self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = EdgesHead(width, 4 * targets, size)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map images (N, 1, size, size) to the pyramid's finest level, (N, width, size / 8, size / 8)."""
+        levels = []
+        for level in self.levels:
+            x = level(x)
+            levels.append(x)
+        top = self.laterals[2](levels[2])
+        for lateral, level in ((self.laterals[1], levels[1]), (self.laterals[0], levels[0])):
+            top = lateral(level) + F.interpolate(top, scale_factor=2.0, mode="nearest")
+        return self.smooth(top)
+
+    def edges(self, x: Tensor) -> Edges:
+        """Map images (N, 1, size, size) to the distributions of their edges."""
+        return self.head(self.features(x))
+
+    def read(self, features: Tensor) -> Tensor:
+        """Turn the pyramid's level into coordinates, (N, 4 * targets), in pixels."""
+        return self.head(features).coordinates
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 1, size, size) to coordinates (N, 4 * targets) in pixels."""
+        return self.read(self.features(x))
+
+
+class EdgesHead(nn.Module):
+    """Each edge a probability distribution over columns (x) or rows (y).
+
+    A vertical edge has one x but shows over many rows: an attention map, one for each edge, weighs the rows of
+    every column and leaves one feature vector a column; a 1-D convolution turns those into logits. A horizontal
+    edge the other way round. The coordinate is the mean of the distribution and its spread the doubt
+    (compare the integral regression of Sun et al. 2018 and the general distribution of Li et al. 2020).
+
+    Parameters
+    ----------
+    width : int
+        Channels of the feature map.
+    edges : int
+        Number of edges, four for each target in the order ``x_min, y_min, x_max, y_max``.
+    size : int
+        Side of the network's input, in pixels; the feature map has a stride of 8.
+    """
+
+    stride = 8
+    bins_per_column = 2
+
+    def __init__(self, width: int, edges: int, size: int):
+        super().__init__()
+        self.attend = nn.Conv2d(width, edges, 1)
+        self.hidden = nn.Conv1d(edges * width, edges * width // 2, 5, padding=2, groups=edges)
+        self.logits = nn.Conv1d(edges * width // 2, edges, 5, padding=2, groups=edges)
+        # One column more on each side: an edge at the very border of the image is then not squeezed inwards.
+        columns = size // self.stride + 2
+        spacing = self.stride / self.bins_per_column
+        bins = torch.arange(columns * self.bins_per_column, dtype=torch.float32)
+        self.register_buffer("positions", (bins + 0.5) * spacing - self.stride, persistent=False)
+        self.edges = edges
+
+    def forward(self, features: Tensor) -> Edges:
+        """Map features (N, width, h, w) to the distributions of the edges."""
+        scores = self.attend(features)
+        vertical = [edge for edge in range(self.edges) if edge % 2 == 0]
+        attention = torch.stack([scores[:, e].softmax(dim=1 if e in vertical else 2) for e in range(self.edges)], dim=1)
+        strips = [
+            torch.einsum("nchw,nhw->ncw" if e in vertical else "nchw,nhw->nch", features, attention[:, e])
+            for e in range(self.edges)
+        ]
+        strip = F.pad(torch.cat(strips, dim=1), (1, 1), mode="replicate")
+        strip = F.interpolate(strip, scale_factor=float(self.bins_per_column), mode="linear", align_corners=False)
+        logits = self.logits(F.relu(self.hidden(strip)))
+        return Edges(logits, self.positions, attention)

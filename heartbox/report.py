@@ -1,0 +1,277 @@
+"""Pictures: X-rays with boxes, curves, the film of a training, an explained answer.
+
+Draws and writes what it is handed: knows no networks and reads no X-rays.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+from heartbox.boxes import EDGES, box_iou
+from heartbox.files import complete_or_absent
+
+if TYPE_CHECKING:
+    from heartbox.detector import Found
+
+# One meaning, one colour everywhere; the two can be told apart with any colour vision, and by their dashes.
+LABEL, PREDICTION, THORAX = "#35d0ba", "#ff9f1c", "#8ab6f9"
+
+
+# ---------------------------------------------------------------- X-rays and boxes
+
+
+def show_xray(ax: Axes, image: NDArray, title: str = "") -> None:
+    """Show an image in [0, 1], shape (rows, columns), with bone bright and its pixel borders on whole numbers."""
+    rows, columns = image.shape
+    # The extent makes box coordinates and picture agree: pixel 0 reaches from 0 to 1, not from -0.5 to 0.5.
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
+    ax.set(xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
+    ax.set_title(title, fontsize=9)
+
+
+def draw_box(ax: Axes, box: Sequence[float], colour: str, name: str | None = None, dashed: bool = False) -> None:
+    """Draw a box ``x_min, y_min, x_max, y_max`` in pixels; one with an unknown edge (NaN) is left out."""
+    x_min, y_min, x_max, y_max = (float(edge) for edge in box)
+    if np.isnan([x_min, y_min, x_max, y_max]).any():
+        return
+    style = {"fill": False, "edgecolor": colour, "linewidth": 1.6, "linestyle": "--" if dashed else "-"}
+    ax.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, label=name, **style))
+
+
+def page_of_xrays(
+    images: Sequence[NDArray],
+    labels: Sequence[Sequence[float]] | None = None,
+    predictions: Sequence[Sequence[float]] | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int = 6,
+    side: float = 2.0,
+) -> Figure:
+    """Draw many X-rays on one page, with their boxes.
+
+    Parameters
+    ----------
+    images : sequence of ndarray, shape (rows, columns)
+        In [0, 1].
+    labels, predictions : sequence of boxes, optional
+        In pixels of their image; labels drawn through, predictions dashed. A row of 8 is heart and thorax.
+    titles : sequence of str, optional
+        One above each image.
+    columns : int
+        Images in a row.
+    side : float
+        Inches of each image.
+
+    Returns
+    -------
+    Figure
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.25 * bool(titles))))
+    for ax in np.atleast_1d(axes).flat:
+        ax.axis("off")
+    for i, (ax, image) in enumerate(zip(np.atleast_1d(axes).flat, images, strict=False)):
+        show_xray(ax, np.asarray(image, dtype=np.float32), titles[i] if titles else "")
+        for boxes, colour, name, dashed in ((labels, LABEL, "label", False), (predictions, PREDICTION, "found", True)):
+            if boxes is not None:
+                for k, box in enumerate(np.reshape(boxes[i], (-1, 4))):
+                    draw_box(ax, box, colour if k == 0 else THORAX, name if k == 0 else "chest", dashed)
+    handles, names = np.atleast_1d(axes).flat[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(handles, names, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.tight_layout(pad=0.4, rect=(0, 0.05 if len(handles) > 1 else 0, 1, 1))
+    return figure
+
+
+def draw_histograms(before: NDArray, after: NDArray, names: tuple[str, str]) -> Figure:
+    """Draw the distribution of pixel values of one image before and after a step, side by side."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
+    for ax, pixels, name in zip(axes, (before, after), names, strict=True):
+        ax.hist(np.asarray(pixels, dtype=np.float32).ravel(), bins=80, color="#4a6fa5")
+        ax.set(title=name, yticks=[], xlabel="pixel value")
+    figure.tight_layout()
+    return figure
+
+
+# ---------------------------------------------------------------- a training
+
+
+def draw_history(history: pd.DataFrame, baseline_mae: float) -> Figure:
+    """Draw loss and validation error over the epochs, beside the error of always answering the mean box.
+
+    Parameters
+    ----------
+    history : DataFrame
+        As :func:`heartbox.training.fit` returns it.
+    baseline_mae : float
+        Mean absolute error of the mean box, in pixels.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3))
+    left.plot(history["epoch"], history["train_loss"], label="training", color="#4a6fa5")
+    left.plot(history["epoch"], history["val_loss"], label="validation", color=PREDICTION)
+    left.set(title="loss", yscale="log", xlabel="epoch")
+    left.legend(frameon=False)
+    middle.plot(history["epoch"], history["val_mae"], color=PREDICTION)
+    middle.axhline(baseline_mae, color="grey", linestyle=":", label="mean box")
+    middle.set(title="validation error, px", ylim=(0, 2 * baseline_mae), xlabel="epoch")
+    middle.legend(frameon=False)
+    right.plot(history["epoch"], history["val_iou"], color=PREDICTION)
+    right.set(title="validation IoU", ylim=(0, 1), xlabel="epoch")
+    figure.tight_layout()
+    return figure
+
+
+class TrainingFilm:
+    """Draws the same validation X-rays with label and prediction after each epoch, and joins them into a gif.
+
+    An instance is handed to :func:`heartbox.training.fit` as `on_epoch`. Its frames are files, so that the film
+    of a run that was interrupted and resumed is whole.
+
+    Parameters
+    ----------
+    folder : path
+        Where the frames go.
+    images : sequence of ndarray, shape (size, size)
+        The X-rays, in [0, 1]: the first few of the validation set, in its order.
+    labels : ndarray, shape (n, 4 * targets)
+        Their boxes in pixels.
+    """
+
+    def __init__(self, folder: str | Path, images: Sequence[NDArray], labels: NDArray):
+        self.folder, self.images, self.labels = Path(folder), images, np.asarray(labels)[:, :4]
+
+    def __call__(self, epoch: int, predicted: NDArray, history: pd.DataFrame) -> None:
+        """Draw one frame from the predictions for the whole validation set."""
+        shown = predicted[: len(self.images), :4]
+        titles = [f"IoU {iou:.2f}" for iou in box_iou(shown, self.labels)]
+        figure = page_of_xrays(self.images, self.labels, shown, titles, columns=len(self.images), side=1.7)
+        iou = history["val_iou"].iloc[-1]
+        figure.suptitle(f"epoch {epoch}: mean validation IoU {iou:.3f}", fontsize=10, y=0.99)
+        figure.tight_layout(pad=0.3, rect=(0, 0.08, 1, 0.95))
+        with complete_or_absent(self.folder / f"epoch-{epoch:04d}.png") as part:
+            figure.savefig(part, dpi=80)
+        plt.close(figure)
+
+    def save(self, path: str | Path, epochs: int, milliseconds: int = 250) -> Path:
+        """Join the frames of the first `epochs` epochs into a gif that dwells on the last one."""
+        frames = []
+        for epoch in range(1, epochs + 1):
+            frame = self.folder / f"epoch-{epoch:04d}.png"
+            if frame.is_file():
+                frames.append(Image.open(io.BytesIO(frame.read_bytes())).convert("P", palette=Image.Palette.ADAPTIVE))
+        durations = [milliseconds] * (len(frames) - 1) + [2500]
+        with complete_or_absent(path) as part:
+            frames[0].save(part, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        return Path(path)
+
+
+def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabilities: NDArray) -> Figure:
+    """Draw the distributions of the four heart edges along the borders of the X-ray, where they live.
+
+    Parameters
+    ----------
+    image : ndarray, shape (size, size)
+        In [0, 1].
+    box : array_like, shape (4,)
+        The label in pixels.
+    positions : ndarray, shape (bins,)
+        Places of the bins in pixels.
+    probabilities : ndarray, shape (4, bins)
+        For ``x_min, y_min, x_max, y_max``.
+    """
+    figure, axes = plt.subplots(
+        2, 2, figsize=(5.2, 5.2), width_ratios=(4, 1), height_ratios=(1, 4), sharex="col", sharey="row"
+    )
+    (top, corner), (main, side) = axes
+    corner.axis("off")
+    show_xray(main, image)
+    draw_box(main, box, LABEL)
+    means = probabilities @ positions
+    draw_box(main, means, PREDICTION, dashed=True)
+    for edge in range(4):
+        if edge % 2 == 0:
+            top.fill_between(positions, probabilities[edge], color=PREDICTION, alpha=0.7)
+            top.axvline(box[edge], color=LABEL)
+        else:
+            side.fill_betweenx(positions, probabilities[edge], color=PREDICTION, alpha=0.7)
+            side.axhline(box[edge], color=LABEL)
+    top.set(yticks=[], title="left and right edge")
+    side.set(xticks=[], title="top and\nbottom")
+    side.title.set_fontsize(9)
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
+# ---------------------------------------------------------------- an answer
+
+
+def draw_found(found: Found) -> Figure:
+    """Draw what the detector found: heart and chest with their widths, margins as bands, the numbers beside."""
+    image = found.xray.image
+    rows, columns = image.shape
+    figure, (ax, text) = plt.subplots(1, 2, figsize=(11, 6), width_ratios=(3, 2))
+    show_xray(ax, image)
+    if found.heart_interval is not None:
+        for edge, (low, high) in enumerate(found.heart_interval):
+            band = ax.axvspan if edge % 2 == 0 else ax.axhspan
+            band(low, high, color=PREDICTION, alpha=0.18, linewidth=0)
+    draw_box(ax, found.heart, PREDICTION)
+    x_min, y_min, x_max, y_max = found.heart
+    _arrow(ax, x_min, x_max, (y_min + y_max) / 2, PREDICTION, "heart")
+    if found.thorax is not None:
+        draw_box(ax, found.thorax, THORAX, dashed=True)
+        _arrow(ax, found.thorax[0], found.thorax[2], min(y_max + 0.05 * rows, 0.97 * rows), THORAX, "chest")
+    ax.text(0.02 * columns, 0.5 * rows, "patient's\nright", color="white", fontsize=8, va="center")
+    ax.text(0.98 * columns, 0.5 * rows, "patient's\nleft", color="white", fontsize=8, va="center", ha="right")
+    text.axis("off")
+    text.text(0, 0.95, found.summary().replace(": ", ":\n", 1), va="top", wrap=True, fontsize=10, linespacing=1.6)
+    figure.tight_layout()
+    return figure
+
+
+def _arrow(ax: Axes, x_from: float, x_to: float, y: float, colour: str, name: str) -> None:
+    ax.annotate("", (x_from, y), (x_to, y), arrowprops={"arrowstyle": "<->", "color": colour})
+    ax.text((x_from + x_to) / 2, y, f"{name} {x_to - x_from:.0f} px", color=colour, ha="center", va="bottom", fontsize=8)
+
+
+def draw_evidence(found: Found, maps: NDArray) -> Figure:
+    """Draw the four signed evidence maps over the X-ray, each with the edge that it explains.
+
+    Parameters
+    ----------
+    found : Found
+        What the detector found.
+    maps : ndarray, shape (4, rows, columns)
+        As :meth:`heartbox.detector.HeartDetector.explain` returns them.
+    """
+    image = found.xray.image
+    rows, columns = image.shape
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.9))
+    for edge, ax in enumerate(axes):
+        show_xray(ax, image, f"{EDGES[edge]} = {found.heart[edge]:.0f} px")
+        strength = np.abs(maps[edge]).max() or 1.0
+        # Faint evidence is transparent, so that the film stays readable where nothing is said.
+        picture = ax.imshow(
+            maps[edge] / strength,
+            cmap="RdBu_r",
+            vmin=-1,
+            vmax=1,
+            alpha=np.clip(np.abs(maps[edge]) / strength, 0, 1) * 0.75,
+            extent=(0, columns, rows, 0),
+        )
+        line = ax.axvline if edge % 2 == 0 else ax.axhline
+        line(found.heart[edge], color=PREDICTION, linewidth=1.5)
+    bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.04, aspect=60)
+    bar.set_ticks([-1, 0, 1], labels=["pushes left or up", "nothing", "pushes right or down"])
+    return figure

@@ -1,0 +1,499 @@
+"""Training and measuring: recipes, the loop with its checkpoints, evaluation and saved weights.
+
+Plain PyTorch on a CPU, a CUDA card or Apple's MPS. Knows networks and boxes; takes any dataset of
+(image, boxes) pairs and knows nothing of how it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio
+from heartbox.files import complete_or_absent
+from heartbox.networks import WEIGHTS_FORMAT, Edges, build_model
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained.
+
+    Attributes
+    ----------
+    backbone, head, pretrained, targets
+        See :func:`heartbox.networks.build_model`.
+    epochs, batch_size, learning_rate, weight_decay
+        The usual; Adam where `weight_decay` is 0, AdamW otherwise.
+    one_cycle : bool
+        Learning rate warmed up and annealed over the whole run (Smith & Topin 2019), or constant.
+    loss : {"mse", "box", "edges"}
+        ``"mse"``: mean squared error in square pixels, the classic. ``"box"``: smooth L1 and 1 - IoU.
+        ``"edges"``: those two and the cross-entropy of each edge's distribution.
+    start_at_mean : bool
+        Start the regression head's bias at the mean training box, so that it need not be learnt first.
+    rule : {"ellipse", "corners"}
+        How boxes are turned in augmentation.
+    """
+
+    backbone: str = "resnet18"
+    head: str = "edges"
+    pretrained: bool = False
+    targets: tuple[str, ...] = ("heart", "thorax")
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    one_cycle: bool = True
+    loss: str = "edges"
+    start_at_mean: bool = False
+    rule: str = "ellipse"
+
+
+RECIPES = {
+    # As the exercise was published: MSE on raw pixels, Adam at 1e-4, 50 epochs, batches of 8, corners boxed.
+    "classic": Recipe(
+        head="regression",
+        targets=("heart",),
+        epochs=50,
+        batch_size=8,
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        one_cycle=False,
+        loss="mse",
+        rule="corners",
+    ),
+    # The same network with what is good practice today.
+    "sensible": Recipe(head="regression", loss="box", start_at_mean=True),
+    # Distributions over columns and rows instead of four bare numbers.
+    "edges": Recipe(),
+}
+
+
+def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
+    """Build the untrained network of a recipe for the images and boxes of a training set."""
+    x, _ = train[0]
+    model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, size=x.shape[-1])
+    if recipe.start_at_mean:
+        model.start_at(torch.from_numpy(mean_box(all_boxes(train))).float())
+    return model
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device of that name, or the best there is: CUDA, then MPS, then the CPU."""
+    if name:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ---------------------------------------------------------------- losses
+
+
+def edges_to_bins(boxes: Tensor, edges: Edges) -> Tensor:
+    """Spread each coordinate over its two neighbouring bins, so that the distribution's mean is the coordinate.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (N, E)
+        Coordinates in pixels.
+    edges : Edges
+        Gives the places of the bins.
+
+    Returns
+    -------
+    Tensor, shape (N, E, bins)
+        Target distributions.
+    """
+    positions = edges.positions
+    place = (boxes - positions[0]) / (positions[1] - positions[0])
+    place = place.clamp(0, len(positions) - 1.001)
+    low = place.floor().long()
+    share = (place - low).unsqueeze(-1)
+    bins = len(positions)
+    return F.one_hot(low, bins) * (1 - share) + F.one_hot(low + 1, bins) * share
+
+
+def iou_of_pairs(predicted: Tensor, boxes: Tensor) -> Tensor:
+    """Differentiable intersection over union of boxes (..., 4), pair by pair, -> (...)."""
+    low = torch.maximum(predicted[..., :2], boxes[..., :2])
+    high = torch.minimum(predicted[..., 2:], boxes[..., 2:])
+    shared = (high - low).clamp_min(0).prod(dim=-1)
+    area = (predicted[..., 2:] - predicted[..., :2]).clamp_min(0).prod(dim=-1)
+    true_area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    return shared / (area + true_area - shared).clamp_min(1e-6)
+
+
+def box_loss(predicted: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Smooth L1 in tenths of the image plus 1 - IoU; boxes with an unknown edge (NaN) are left out.
+
+    Parameters
+    ----------
+    predicted, boxes : Tensor, shape (N, 4 * targets)
+        In pixels.
+    size : int
+        Side of the image, so that the loss does not depend on it.
+    """
+    predicted, boxes = predicted.reshape(-1, 4), boxes.reshape(-1, 4)
+    known = ~boxes.isnan().any(dim=1)
+    predicted, boxes = predicted[known], boxes[known]
+    if not len(boxes):
+        return predicted.sum()  # nothing known: zero, with a gradient of zero
+    distance = F.smooth_l1_loss(predicted / size * 10, boxes / size * 10)
+    return distance + (1 - iou_of_pairs(predicted, boxes)).mean()
+
+
+def compute_loss(model: nn.Module, features: Tensor, boxes: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return the recipe's loss and the coordinates (N, 4 * targets), from the backbone's features."""
+    if recipe.loss == "edges":
+        edges = model.head(features)
+        known = ~boxes.isnan()
+        wanted = edges_to_bins(boxes.nan_to_num(), edges)
+        surprise = -(wanted * edges.logits.log_softmax(dim=-1)).sum(dim=-1)
+        loss = surprise[known].mean() if known.any() else surprise.sum() * 0
+        return loss + box_loss(edges.coordinates, boxes, model.size), edges.coordinates
+    predicted = model.read(features)
+    if recipe.loss == "box":
+        return box_loss(predicted, boxes, model.size), predicted
+    if recipe.loss == "mse":
+        known = ~boxes.isnan()
+        return F.mse_loss(predicted[known], boxes[known]), predicted
+    raise ValueError(f"unknown loss {recipe.loss!r}: choose mse, box or edges")
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset,
+    val: Dataset,
+    recipe: Recipe,
+    folder: str | Path,
+    seed: int = 0,
+    device: str | None = None,
+    on_epoch: Callable[[int, NDArray, pd.DataFrame], None] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train `model`, going on from the last checkpoint of the same run where there is one.
+
+    Everything random in an epoch follows from `seed` and the epoch's number, and a checkpoint is written whole
+    after each. A run killed at any moment therefore repeats only the epoch it was in, and on a CPU ends with
+    the weights of a run that nobody disturbed. A checkpoint of another recipe, seed or data is left aside.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From :func:`make_model`; trained in place, and on the CPU at the end.
+    train, val : Dataset
+        Pairs of x, (1, size, size), and boxes, (4 * targets,), in pixels.
+    recipe : Recipe
+        How to train.
+    folder : path
+        Where ``history.csv`` and ``checkpoints/last.pt`` and ``best.pt`` (highest validation IoU) go.
+    seed : int
+        Decides the order of images and the augmentation.
+    device : str, optional
+        See :func:`choose_device`.
+    on_epoch : callable, optional
+        Called as ``on_epoch(epoch, validation_predictions, history)`` after each epoch.
+    progress : bool
+        Whether to show a bar with loss and validation IoU.
+
+    Returns
+    -------
+    DataFrame
+        A row an epoch: ``epoch, learning_rate, train_loss, val_loss, val_mae, val_iou``.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is no longer a number.
+    """
+    folder, place = Path(folder), choose_device(device)
+    last, best = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
+    # Channels-last is how convolutions on CPUs and tensor cores like their images: about a third faster here.
+    model.to(place, memory_format=torch.channels_last)
+    optimizer, schedule = _make_optimizer(model, recipe, steps=math.ceil(len(train) / recipe.batch_size))
+    identity = _identity(recipe, seed, train, val)
+    history, done = [], 0
+    if last.is_file():
+        saved = torch.load(last, map_location=place, weights_only=True)
+        if saved["identity"] == identity:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            if schedule:
+                schedule.load_state_dict(saved["schedule"])
+            history, done = saved["history"], saved["epoch"]
+    truth = all_boxes(val)
+    steps = math.ceil(len(train) / recipe.batch_size)
+    bar = tqdm(
+        total=recipe.epochs * steps,
+        initial=done * steps,
+        desc="Training",
+        unit="batch",
+        file=sys.stdout,
+        mininterval=2.0,
+        disable=not progress,
+    )
+    for epoch in range(done + 1, recipe.epochs + 1):
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        loader = DataLoader(train, recipe.batch_size, shuffle=True)
+        model.train()
+        losses = []
+        for x, boxes in loader:
+            x, boxes = x.to(place, memory_format=torch.channels_last), boxes.to(place)
+            loss, _ = compute_loss(model, _features(model, x), boxes, recipe)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate "
+                    f"({recipe.learning_rate:g}) or look for broken images and boxes"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.item())
+            bar.set_postfix(
+                loss=f"{np.mean(losses):.3f}", val_iou=history[-1]["val_iou"] if history else "-", refresh=False
+            )
+            bar.update()
+        predicted, val_loss = _validate(model, val, recipe, place)
+        measured = evaluate(predicted[:, :4], truth[:, :4])
+        row = {
+            "epoch": epoch,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "train_loss": float(np.mean(losses)),
+            "val_loss": val_loss,
+            "val_mae": measured["mae"],
+            "val_iou": round(measured["iou_mean"], 4),
+        }
+        if not history or row["val_iou"] > max(earlier["val_iou"] for earlier in history):
+            with complete_or_absent(best) as part:
+                torch.save({"epoch": epoch, "model": model.state_dict()}, part)
+        history.append(row)
+        if on_epoch:
+            on_epoch(epoch, predicted, pd.DataFrame(history))
+        with complete_or_absent(last) as part:
+            state = {
+                "identity": identity,
+                "epoch": epoch,
+                "history": history,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict() if schedule else None,
+            }
+            torch.save(state, part)
+    bar.close()
+    table = pd.DataFrame(history)
+    with complete_or_absent(folder / "history.csv") as part:
+        table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
+    model.to("cpu").eval()
+    return table
+
+
+def _make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
+    if recipe.weight_decay:
+        optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate)
+    if not recipe.one_cycle:
+        return optimizer, None
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, epochs=recipe.epochs, steps_per_epoch=steps, pct_start=0.2
+    )
+    return optimizer, schedule
+
+
+def _identity(recipe: Recipe, seed: int, train: Dataset, val: Dataset) -> str:
+    """Tell one run from another: recipe, seed, and a checksum of the boxes of both sides."""
+    checksum = zlib.crc32(all_boxes(val).tobytes(), zlib.crc32(all_boxes(train).tobytes()))
+    return json.dumps({**dataclasses.asdict(recipe), "seed": seed, "boxes": checksum}, sort_keys=True)
+
+
+def _features(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the backbone, in bfloat16 where a CUDA card has it; the head gets float32.
+
+    A coordinate near 200 in bfloat16 is only good to a pixel, so the head never works in it.
+    """
+    half = x.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        features = model.features(x)
+    return features.float()
+
+
+@torch.no_grad()
+def _validate(model: nn.Module, val: Dataset, recipe: Recipe, device: torch.device) -> tuple[NDArray, float]:
+    model.eval()
+    predicted, losses = [], []
+    for x, boxes in DataLoader(val, recipe.batch_size):
+        x, boxes = x.to(device, memory_format=torch.channels_last), boxes.to(device)
+        loss, coordinates = compute_loss(model, _features(model, x), boxes, recipe)
+        predicted.append(coordinates.cpu().numpy())
+        losses += [loss.item()] * len(x)
+    return np.concatenate(predicted), float(np.mean(losses))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def all_boxes(dataset: Dataset) -> NDArray[np.float64]:
+    """Return the labels of a whole dataset, (N, 4 * targets), without augmentation and in its order."""
+    boxes = getattr(dataset, "boxes", None)
+    if boxes is None:
+        boxes = np.stack([np.asarray(dataset[i][1]) for i in range(len(dataset))])
+    return np.asarray(boxes, dtype=np.float64).reshape(len(dataset), -1)
+
+
+def mean_box(boxes: NDArray) -> NDArray[np.float64]:
+    """Average boxes (N, 4 * targets) -> (4 * targets,): the answer of one who never looks at the image."""
+    return np.nanmean(boxes, axis=0)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, dataset: Dataset, batch_size: int = 16) -> tuple[NDArray, NDArray | None]:
+    """Run a model over a dataset.
+
+    Returns
+    -------
+    tuple
+        Coordinates (N, 4 * targets) in pixels, and the spread of each edge's distribution in the same shape;
+        None for a head that has none.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    coordinates, spreads = [], []
+    for x, _ in DataLoader(dataset, batch_size):
+        features = model.features(x.to(place))
+        coordinates.append(model.read(features).cpu().numpy())
+        if hasattr(model, "edges"):
+            spreads.append(model.head(features).spread.cpu().numpy())
+    return np.concatenate(coordinates), np.concatenate(spreads) if spreads else None
+
+
+def evaluate(predicted: NDArray, truth: NDArray) -> dict:
+    """Measure predicted boxes against labels.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray, shape (N, 4) or (N, 8)
+        Heart boxes in pixels, with the thorax boxes behind them where there are any.
+
+    Returns
+    -------
+    dict
+        ``images``; ``mae_x_min`` ... ``mae_y_max`` and their mean ``mae`` in pixels; ``mse`` in square pixels;
+        ``iou_mean``, ``iou_median``, ``iou_worst``; the shares ``iou_above_0.50`` and ``iou_above_0.75``; and,
+        with a thorax, ``thorax_mae`` in pixels and ``ctr_mae``, the error of the cardiothoracic ratio.
+    """
+    heart, true_heart = as_boxes(predicted[:, :4]), as_boxes(truth[:, :4])
+    error = heart - true_heart
+    iou = box_iou(heart, true_heart)
+    measured = {"images": len(heart)}
+    measured |= {f"mae_{edge}": float(e) for edge, e in zip(EDGES, np.abs(error).mean(axis=0), strict=True)}
+    measured |= {
+        "mae": float(np.abs(error).mean()),
+        "mse": float(np.square(error).mean()),
+        "iou_mean": float(iou.mean()),
+        "iou_median": float(np.median(iou)),
+        "iou_worst": float(iou.min()),
+        "iou_above_0.50": float((iou > 0.5).mean()),
+        "iou_above_0.75": float((iou > 0.75).mean()),
+    }
+    if predicted.shape[1] == 8 and truth.shape[1] == 8 and not np.isnan(truth[:, 4:]).all():
+        ratio = cardiothoracic_ratio(heart, predicted[:, 4:])
+        true_ratio = cardiothoracic_ratio(true_heart, truth[:, 4:])
+        measured["thorax_mae"] = float(np.nanmean(np.abs(predicted[:, 4:] - truth[:, 4:])))
+        measured["ctr_mae"] = float(np.nanmean(np.abs(ratio - true_ratio)))
+    return measured
+
+
+def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
+    """Find how wide a margin must be to hold the label in `level` of cases: split-conformal prediction.
+
+    Each error is divided by the spread that the head gave that edge, so that a doubtful film gets a wider
+    margin; the factor is the quantile of those with the finite-sample correction of Vovk et al. 2005.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray, shape (N, 4 * targets)
+        Boxes in pixels, of films that no weight was fitted to. Unknown labels are NaN.
+    spread : ndarray, same shape, or None
+        Spreads of the distributions in pixels; None gives margins of one width.
+    level : float
+        Share of labels that the margins are to hold.
+
+    Returns
+    -------
+    dict or None
+        ``level``, ``images`` and ``factors`` (one an edge: margin = factor * spread), and ``ctr`` (the margin of
+        the ratio). None where there are too few films to say: fewer than nine for 90 %.
+    """
+    count = len(predicted)
+    rank = math.ceil((count + 1) * level)
+    if rank > count:
+        return None
+    scaled = np.abs(predicted - truth) / (1.0 if spread is None else np.maximum(spread, 1e-3))
+    factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
+    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr": math.nan}
+    if predicted.shape[1] == 8:
+        ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
+        error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
+        result["ctr"] = float(np.sort(error)[rank - 1])
+    return result
+
+
+def write_metrics(path: str | Path, metrics: dict) -> None:
+    """Write measured figures as json; a figure that is not a number becomes null."""
+    clean = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
+    with complete_or_absent(path) as part:
+        part.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- weights
+
+
+def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> None:
+    """Save a model as a plain state dict and a dict of what is needed to use it.
+
+    Parameters
+    ----------
+    path : path
+        Where to write.
+    model : nn.Module
+        From :func:`heartbox.networks.build_model`.
+    stats : dict
+        The training statistics of ``stats.json``; mean, std, size and layout are kept.
+    **notes
+        Anything else worth keeping, of plain types: ``targets``, ``calibration``, ``recipe``, ``metrics``.
+    """
+    config = {
+        "format": WEIGHTS_FORMAT,
+        "backbone": model.backbone,
+        "head": "edges" if hasattr(model, "edges") else "regression",
+        "size": model.size,
+        **{key: stats[key] for key in ("mean", "std", "layout")},
+        **notes,
+    }
+    with complete_or_absent(path) as part:
+        state = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+        torch.save({"config": config, "state_dict": state}, part)

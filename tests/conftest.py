@@ -1,0 +1,62 @@
+"""What several test files share: real data where there is some, small made folders, a small processed folder."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real X-rays, or skip."""
+    named = os.environ.get("CARDIAC_TEST_DATA")
+    if not named:
+        pytest.skip("real X-rays wanted: set CARDIAC_TEST_DATA to the folder that holds ctr/ and dicom/")
+    return Path(named)
+
+
+def draw_disc(size: int, centre: tuple[float, float], half: tuple[float, float]) -> np.ndarray:
+    """Return an ellipse of ones on zeros, with borders that are smooth to a part of a pixel."""
+    fine = 8
+    y, x = (np.mgrid[: size * fine, : size * fine] + 0.5) / fine
+    inside = ((x - centre[0]) / half[0]) ** 2 + ((y - centre[1]) / half[1]) ** 2 <= 1
+    return inside.reshape(size, fine, size, fine).mean(axis=(1, 3)).astype(np.float32)
+
+
+def write_processed(folder: Path, train: int, val: int, size: int = 64, thorax: bool = True) -> Path:
+    """Write a processed folder of bright ellipses on noise, whose boxes are known."""
+    rng = np.random.default_rng(0)
+    images, rows = [], []
+    for i in range(train + val):
+        centre = rng.uniform(0.4, 0.6, 2) * size
+        half = rng.uniform(0.12, 0.28, 2) * size
+        images.append(0.7 * draw_disc(size, tuple(centre), tuple(half)) + rng.uniform(0, 0.2, (size, size)))
+        box = [*(centre - half), *(centre + half)]
+        chest = [2.0, 3.0, size - 2.0, size - 3.0] if thorax else [np.nan] * 4
+        rows.append([f"film-{i:03d}", "made", "train" if i < train else "val", *box, *chest, size, size, ""])
+    edges = ("x_min", "y_min", "x_max", "y_max")
+    columns = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in edges]
+    columns = ["name", "source", "split", *columns, "rows", "columns", "pixel_spacing"]
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = np.array(images, dtype=np.float16)
+    np.save(folder / "images.npy", stack)
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "labels.csv", index=False)
+    part = stack[:train].astype(np.float64)
+    stats = {"mean": part.mean(), "std": part.std(), "size": size, "layout": "made", "seed": 0}
+    (folder / "stats.json").write_text(json.dumps(stats))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processed(tmp_path_factory) -> Path:
+    """Return a processed folder of 24 training and 12 validation images of 64 px."""
+    return write_processed(tmp_path_factory.mktemp("processed"), 24, 12)
