@@ -78,7 +78,9 @@ def page_of_xrays(
     Figure
     """
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.25 * bool(titles))))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * side, rows * (side + 0.25 * bool(titles))), layout="compressed"
+    )
     for ax in np.atleast_1d(axes).flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(np.atleast_1d(axes).flat, images, strict=False)):
@@ -89,8 +91,7 @@ def page_of_xrays(
                     draw_box(ax, box, colour if k == 0 else THORAX, name if k == 0 else "chest", dashed)
     handles, names = np.atleast_1d(axes).flat[0].get_legend_handles_labels()
     if len(handles) > 1:
-        figure.legend(handles, names, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
-    figure.tight_layout(pad=0.4, rect=(0, 0.05 if len(handles) > 1 else 0, 1, 1))
+        figure.legend(handles, names, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
@@ -157,8 +158,7 @@ class TrainingFilm:
         titles = [f"IoU {iou:.2f}" for iou in box_iou(shown, self.labels)]
         figure = page_of_xrays(self.images, self.labels, shown, titles, columns=len(self.images), side=1.7)
         iou = history["val_iou"].iloc[-1]
-        figure.suptitle(f"epoch {epoch}: mean validation IoU {iou:.3f}", fontsize=10, y=0.99)
-        figure.tight_layout(pad=0.3, rect=(0, 0.08, 1, 0.95))
+        figure.suptitle(f"epoch {epoch}: mean validation IoU {iou:.3f}", fontsize=10)
         with complete_or_absent(self.folder / f"epoch-{epoch:04d}.png") as part:
             figure.savefig(part, dpi=80)
         plt.close(figure)
@@ -222,12 +222,14 @@ def draw_found(found: Found) -> Figure:
     rows, columns = image.shape
     figure, (ax, text) = plt.subplots(1, 2, figsize=(11, 6), width_ratios=(3, 2))
     show_xray(ax, image)
-    if found.heart_interval is not None:
-        for edge, (low, high) in enumerate(found.heart_interval):
-            band = ax.axvspan if edge % 2 == 0 else ax.axhspan
-            band(low, high, color=PREDICTION, alpha=0.18, linewidth=0)
     draw_box(ax, found.heart, PREDICTION)
     x_min, y_min, x_max, y_max = found.heart
+    if found.heart_interval is not None:
+        for edge, (low, high) in enumerate(found.heart_interval):
+            corner, width, height = ((low, y_min), high - low, y_max - y_min)
+            if edge % 2:
+                corner, width, height = ((x_min, low), x_max - x_min, high - low)
+            ax.add_patch(Rectangle(corner, width, height, color=PREDICTION, alpha=0.3, linewidth=0))
     _arrow(ax, x_min, x_max, (y_min + y_max) / 2, PREDICTION, "heart")
     if found.thorax is not None:
         draw_box(ax, found.thorax, THORAX, dashed=True)

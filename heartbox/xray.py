@@ -1,0 +1,648 @@
+"""Any X-ray file -> one honest array: DICOM, PNG, JPEG or TIFF in, float32 in [0, 1] with bone bright out.
+
+Training data and users' files go through the same functions here, so a network sees both alike.
+This module knows nothing of hearts, boxes or networks; what it cannot read honestly it refuses with XRayError.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+from PIL import Image, UnidentifiedImageError
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
+
+try:
+    import cv2
+except ImportError as error:  # the usual cause is the machine, not the environment
+    raise ImportError(
+        f"OpenCV cannot be loaded ({error}). Where libGL is missing (a server without a screen), install it with "
+        "the system's package manager, on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+    ) from error
+
+DICOM_ENDINGS = (".dcm", ".dicom")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+MAX_PIXELS = 100_000_000  # rows x columns; the largest detectors in use have some 20 million
+MAX_FILE_BYTES = 2**30  # a header can claim anything, a file of this size is no chest film
+MAX_INFLATED_BYTES = 2**28  # deflate packs up to 1000 : 1, so its result is bounded too
+JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ... SOF15, JPEG-LS
+RADIOGRAPHY = ("", "CR", "DX", "DR", "RG", "OT", "SC")  # Modality values under which plain films are filed
+
+
+class XRayError(ValueError):
+    """A file that cannot be read as an X-ray; the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class XRay:
+    """An X-ray as an array, with what its header says.
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        (rows, columns) float32 in [0, 1] at full resolution, bone bright (the sense of MONOCHROME2).
+    path : pathlib.Path
+        Where it was read from.
+    pixel_spacing : tuple of float or None
+        Millimetres between rows and between columns; None where the header gives no usable value.
+    spacing_kind : str or None
+        ``"PixelSpacing"``, or ``"ImagerPixelSpacing"`` (measured at the detector, not in the patient).
+    view : str
+        ``"PA"``, ``"AP"``, ``"LL"`` ...; empty where unknown.
+    patient_id : str
+        Empty where unknown. Images of one patient belong into one split.
+    photometric : str
+        Photometric Interpretation as written in the file (the array is bone bright all the same);
+        empty for a picture file, which is taken to be bone bright.
+    bits_stored : int
+        Bits that a sample of the file uses.
+    transfer_syntax : str
+        Name of the DICOM transfer syntax; for a picture ``"PNG"``, ``"JPEG"`` or ``"TIFF"``.
+    notes : tuple of str
+        What the reader had to decide or what a user should know, in plain sentences.
+    """
+
+    image: np.ndarray
+    path: Path
+    pixel_spacing: tuple[float, float] | None = None
+    spacing_kind: str | None = None
+    view: str = ""
+    patient_id: str = ""
+    photometric: str = ""
+    bits_stored: int = 8
+    transfer_syntax: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_xray(path: str | os.PathLike) -> np.ndarray:
+    """Read an X-ray file as one array.
+
+    Parameters
+    ----------
+    path : path-like
+        DICOM (any modality that holds one grey or colour image), PNG, JPEG or TIFF.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) float32 in [0, 1], bone bright, full resolution.
+
+    Raises
+    ------
+    XRayError
+        Where the file cannot be read; no other exception is raised for a bad file.
+    """
+    return load_xray(path).image
+
+
+def load_xray(path: str | os.PathLike) -> XRay:
+    """Read an X-ray file with what its header says; parameters and errors as in `read_xray`.
+
+    Returns
+    -------
+    XRay
+        The image, its pixel spacing, view and patient, and notes on how it was read.
+    """
+    path, data = _read_bytes(path)
+    # What a file holds is decided by its first bytes: endings are often wrong or missing.
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns once for every element that bends the standard; what matters here becomes a note.
+            warnings.simplefilter("ignore")
+            if data.startswith(PICTURE_MAGIC):
+                return _read_picture(path, data)
+            return _read_dicom(path, data)
+    except XRayError:
+        raise
+    except Exception as error:  # decoders raise nearly everything on damaged data
+        raise XRayError(
+            f"{path}: the image cannot be decoded ({type(error).__name__}: {_one_line(error)}). "
+            "The file is probably damaged: fetch or export it again."
+        ) from error
+
+
+def is_xray_file(path: str | os.PathLike) -> bool:
+    """Tell cheaply whether a path looks like an X-ray: by its ending, else by the DICOM preamble.
+
+    Parameters
+    ----------
+    path : path-like
+        Anything; what is missing, unreadable or no regular file gives False.
+
+    Returns
+    -------
+    bool
+        True says that reading is worth trying, not that it will succeed.
+    """
+    try:
+        path = Path(path)
+        # "._x.dcm" is macOS's shadow of x.dcm, and DICOMDIR lists files without being an image.
+        if path.name.startswith("._") or path.name.upper() == "DICOMDIR" or not path.is_file():
+            return False
+        if path.suffix.lower() in DICOM_ENDINGS + PICTURE_ENDINGS:
+            return True
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def resize_xray(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize to a square, each axis by its own factor; the one resizing for training and for users' files.
+
+    The outer edges of the image stay its outer edges, so a point at (x, y) in pixel-edge coordinates (as
+    box corners are) lands at (x * size / columns, y * size / rows) exactly, with no half-pixel shift.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (rows, columns), values in [0, 1].
+    size : int
+        Rows and columns of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        (size, size) float32, clipped to [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Where the image is not two-dimensional or empty, or size is not positive.
+    """
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    if image.ndim != 2 or image.size == 0 or size < 1:
+        raise ValueError(
+            f"resize_xray wants a (rows, columns) image and a size of 1 or more, not {image.shape}, {size}"
+        )
+    rows, columns = image.shape
+    # An axis that shrinks is averaged, so that no pixel is skipped; one that grows is interpolated.
+    image = cv2.resize(image, (min(columns, size), min(rows, size)), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.clip(image, 0.0, 1.0)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
+    """Return a regular file's bytes, or say why there are none to be had."""
+    try:
+        path = Path(path)
+        status = path.stat()
+    except FileNotFoundError:
+        raise XRayError(f"{path}: there is no such file. Check the spelling and the folder.") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise XRayError(f"{path!r}: this path cannot be opened ({_one_line(error)}). Check it.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise XRayError(f"{path}: this is a folder. Name one file in it.")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+        raise XRayError(f"{path}: this is not a regular file (a pipe or a device?). Name an image file.")
+    if status.st_size == 0:
+        raise XRayError(f"{path}: the file is empty. Fetch or export it again.")
+    if status.st_size > MAX_FILE_BYTES:
+        raise XRayError(
+            f"{path}: the file has {status.st_size / 2**20:.0f} MiB; files over {MAX_FILE_BYTES // 2**20} MiB "
+            "are not read. Export a single image of it."
+        )
+    try:
+        return path, path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise XRayError(f"{path}: the file cannot be read ({_one_line(error)}). Check its permissions.") from error
+
+
+def _one_line(error: BaseException, longest: int = 200) -> str:
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def _check_size(path: Path, rows: int, columns: int) -> None:
+    """Refuse sizes before anything is allocated for them."""
+    if rows < 1 or columns < 1:
+        raise XRayError(f"{path}: the header gives no usable image size ({rows} x {columns}). Export it again.")
+    if rows * columns > MAX_PIXELS:
+        raise XRayError(
+            f"{path}: {rows} x {columns} pixels are more than the {MAX_PIXELS // 10**6} million that are read. "
+            "If the size is real, shrink the image first; else the header is damaged."
+        )
+
+
+# -------------------------------------------------------------------------------------- PNG, JPEG, TIFF
+
+
+def _read_picture(path: Path, data: bytes) -> XRay:
+    """Read a PNG, JPEG or TIFF; 8 bit, 16 bit or float, grey or colour, bone taken to be bright."""
+    notes = []
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as header:
+            kind = "JPEG" if header.format == "MPO" else header.format
+            _check_size(path, header.height, header.width)
+            frames = getattr(header, "n_frames", 1)
+            turned = header.getexif().get(0x0112, 1) not in (0, 1)
+            white_is_zero = kind == "TIFF" and header.tag_v2.get(262) == 0
+            # OpenCV 4 fills what a cut-off JPEG lacks with grey and says nothing; Pillow refuses it.
+            header.load()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise XRayError(
+            f"{path}: the picture is cut off or damaged ({_one_line(error)}). Fetch or export it again."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise XRayError(f"{path}: the picture claims too many pixels ({_one_line(error)}). Shrink it.") from error
+    # OpenCV keeps 16 bits of colour where Pillow drops to 8; decoding from memory takes any file name.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise XRayError(f"{path}: this kind of {kind} cannot be decoded. Save it as an 8- or 16-bit PNG.")
+    if frames > 1:
+        notes.append(f"First page of {frames} read.")
+    if turned:
+        notes.append("The picture carries a rotation mark (EXIF), which was not applied: pixels are read as stored.")
+    if pixels.ndim == 3:  # OpenCV's order is blue, green, red, alpha
+        pixels, coloured = _grey(pixels[:, :, 2::-1]) if pixels.shape[2] > 2 else (pixels[:, :, 0], False)
+        if coloured:
+            notes.append("The picture is in colour; it was turned to grey.")
+    bits = 8 * pixels.dtype.itemsize
+    peak = float(pixels.max())
+    if pixels.dtype == np.uint8:
+        image = pixels / np.float32(255)
+    elif pixels.dtype == np.uint16:
+        # A 12-bit film saved in 16 bits would come out black if it were divided by 65535.
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if peak < 2**bits)
+        if bits < 16:
+            notes.append(f"The 16-bit picture uses {bits} bits only and was scaled by them.")
+        image = pixels / np.float32(2**bits - 1)
+    else:
+        if not np.isfinite(pixels).all():
+            raise XRayError(f"{path}: the picture holds values that are no numbers. Save it as a 16-bit PNG.")
+        image = pixels.astype(np.float32)
+        if pixels.min() < 0 or peak > 1:
+            image = _stretch(pixels.astype(np.float64), pixels, notes)
+    if white_is_zero and pixels.dtype != np.uint8:
+        image = 1 - image  # the 8-bit decoder has turned it already
+    return XRay(
+        image=np.ascontiguousarray(image, dtype=np.float32),
+        path=path,
+        bits_stored=bits,
+        transfer_syntax=kind,
+        notes=tuple(notes),
+    )
+
+
+def _grey(rgb: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Turn (rows, columns, 3) RGB to grey in the same type, and tell whether there was colour at all."""
+    if (rgb[:, :, 0] == rgb[:, :, 1]).all() and (rgb[:, :, 0] == rgb[:, :, 2]).all():
+        return rgb[:, :, 0], False
+    grey = rgb @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    return (np.rint(grey) if rgb.dtype.kind in "ui" else grey).astype(rgb.dtype), True
+
+
+# ---------------------------------------------------------------------------------------------- DICOM
+
+
+def _read_dicom(path: Path, data: bytes) -> XRay:
+    """Read a DICOM file: stored values -> modality LUT -> VOI LUT or window -> polarity -> [0, 1]."""
+    notes: list[str] = []
+    header = _parse(path, data, notes)
+    rows, columns = _integer(header, "Rows"), _integer(header, "Columns")
+    _check_size(path, rows, columns)
+    stored = _decode(path, header, rows, columns, notes)
+    photometric = _text(header, "PhotometricInterpretation")
+    bits = _integer(header, "BitsStored") or _integer(header, "BitsAllocated")
+
+    if stored.ndim == 3:  # a rendered picture: no modality, VOI or polarity step is defined for colour
+        full = np.iinfo(stored.dtype).max if photometric == "PALETTE COLOR" else 2**bits - 1
+        stored, coloured = _grey(stored)
+        if coloured:
+            notes.append("The image is in colour; it was turned to grey.")
+        image = np.clip(stored / np.float32(full), 0, 1)
+    else:
+        image = _grey_levels(header, stored, notes)
+        # PS3.3 C.7.6.3.1.2: in MONOCHROME1 the smallest value is shown white, after the VOI step. Where
+        # Presentation LUT Shape is INVERSE (C.11.6), that is this same inversion, not a second one.
+        shape = _text(header, "PresentationLUTShape")
+        if photometric == "MONOCHROME1":
+            image = 1 - image
+        if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+            notes.append(f"Presentation LUT Shape {shape} contradicts {photometric}; {photometric} was followed.")
+
+    spacing, kind = _spacing(header, notes)
+    _describe(header, notes)
+    return XRay(
+        image=np.ascontiguousarray(image, dtype=np.float32),
+        path=path,
+        pixel_spacing=spacing,
+        spacing_kind=kind,
+        view=_view(header),
+        patient_id=_text(header, "PatientID", upper=False),
+        photometric=photometric,
+        bits_stored=bits,
+        transfer_syntax=header.file_meta.TransferSyntaxUID.name,
+        notes=tuple(notes),
+    )
+
+
+def _parse(path: Path, data: bytes, notes: list[str]) -> Dataset:
+    """Return the dataset with a transfer syntax set; refuse what is no DICOM image."""
+    if data[128:132] != b"DICM" and data[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
+        # A dataset without preamble starts with an element of group 2 or 8; text and other formats do not.
+        raise XRayError(f"{path}: this is no DICOM, PNG, JPEG or TIFF file. Name an X-ray in one of these formats.")
+    if DeflatedExplicitVRLittleEndian.encode() in data[132:2048]:
+        start = 144 + int.from_bytes(data[140:144], "little")  # PS3.10 7.1: after the file meta group
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflater.decompress(data[start:], MAX_INFLATED_BYTES)
+        if inflater.unconsumed_tail:
+            raise XRayError(f"{path}: the deflated file is too large when unpacked. Save it uncompressed.")
+    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    if "PixelData" not in header:
+        what = header.SOPClassUID.name if "SOPClassUID" in header else "kind unknown"
+        raise XRayError(
+            f"{path}: this DICOM file holds no pixels ({what}), or it is cut off. "
+            "Name an image file, or fetch it again."
+        )
+    if "TransferSyntaxUID" not in getattr(header, "file_meta", {}):
+        implicit, little = header.original_encoding
+        header.file_meta = getattr(header, "file_meta", None) or FileMetaDataset()
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = ImplicitLE if implicit else explicit
+        notes.append(f"The file names no transfer syntax; {header.file_meta.TransferSyntaxUID.name} was taken.")
+    return header
+
+
+def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str]) -> np.ndarray:
+    """Return the first frame's stored values, (rows, columns) or (rows, columns, 3) as RGB."""
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise XRayError(
+            f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded. "
+            "Convert the file to Explicit VR Little Endian, for example with gdcmconv --raw."
+        ) from None
+    if not decoder.is_available:
+        package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "pylibjpeg[libjpeg]"
+        raise XRayError(f'{path}: no decoder for {syntax.name} is installed. Run: pip install "{package}"')
+    if not syntax.is_encapsulated:
+        samples = _integer(header, "SamplesPerPixel") or 1
+        expected = math.ceil(rows * columns * samples * _integer(header, "BitsAllocated") / 8)
+        if _text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+            expected = expected * 2 // 3
+        if len(header.PixelData) < expected:
+            raise XRayError(
+                f"{path}: the pixels are cut off ({len(header.PixelData)} of {expected} bytes). Fetch the file again."
+            )
+    else:
+        _check_codestream(path, header, rows, columns)
+    pixels = pixel_array(header, index=0)
+    if _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, header)[:, :, :3]
+    if pixels.shape not in ((rows, columns), (rows, columns, 3)):
+        raise XRayError(f"{path}: {pixels.shape} pixels where the header says {rows} x {columns}. Export it again.")
+    frames = _integer(header, "NumberOfFrames")
+    if frames > 1:
+        notes.append(f"First frame of {frames} read.")
+    return pixels
+
+
+def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> None:
+    """Refuse compressed pixels that are cut off or contradict the header, which decoders do late or not at all.
+
+    A JPEG decoder paints what is missing black and reports success, and one that meets a forged size
+    allocates it first (ITU-T T.81 B.2 for the frame header, T.800 A.5 for JPEG 2000).
+    """
+    frames = max(_integer(header, "NumberOfFrames"), 1)
+    frame = next(generate_frames(header.PixelData, number_of_frames=frames), b"")
+    size = None
+    if frame.startswith(b"\xff\x4f\xff\x51"):
+        x_end, y_end, x_start, y_start = struct.unpack(">4I", frame[8:24])
+        size = y_end - y_start, x_end - x_start
+    elif frame.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 9 <= len(frame) and frame[at] == 0xFF and size is None:
+            if frame[at + 1] in JPEG_FRAME_MARKERS:
+                size = struct.unpack(">2H", frame[at + 5 : at + 9])
+            # A marker may be preceded by fill bytes of 0xFF; else its segment's length follows it.
+            at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        if b"\xff\xd9" not in frame[-64:]:
+            raise XRayError(f"{path}: the compressed pixels are cut off. Fetch the file again.")
+    if size not in (None, (rows, columns)):
+        raise XRayError(
+            f"{path}: the compressed image is {size[0]} x {size[1]} where the header says {rows} x {columns}. "
+            "Export the file again."
+        )
+
+
+def _grey_levels(header: Dataset, stored: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Map stored grey values to [0, 1] as a viewer would, before polarity (PS3.4 N.2)."""
+    # Padding (PS3.3 C.7.5.1.1.2) frames the image with a value that no tissue has: no statistics from it.
+    real = stored
+    padding = _numbers(header, "PixelPaddingValue")[:1] + _numbers(header, "PixelPaddingRangeLimit")[:1]
+    if padding:
+        inside = (stored < min(padding)) | (stored > max(padding))
+        real = stored[inside] if inside.any() else stored
+
+    # Modality LUT or rescale, PS3.3 C.11.1.
+    table = _table(header, "ModalityLUTSequence")
+    slope = (_numbers(header, "RescaleSlope") or [1.0])[0]
+    intercept = (_numbers(header, "RescaleIntercept") or [0.0])[0]
+    if slope == 0:
+        notes.append("Rescale Slope is 0; rescaling was left out.")
+        slope, intercept = 1.0, 0.0
+
+    def modality(values: np.ndarray) -> np.ndarray:
+        return table.look_up(values) if table else values * slope + intercept
+
+    # VOI LUT or window, PS3.3 C.11.2; where a file has both, the table is the finer statement.
+    values, real = modality(stored), modality(real)
+    table = _table(header, "VOILUTSequence")
+    if table:
+        image = table.scaled(values)
+        fits = _fits(table.scaled(_sample(real)))
+        name = "VOI LUT"
+        alternatives = len(header.VOILUTSequence)
+    else:
+        centres, widths = _numbers(header, "WindowCenter"), _numbers(header, "WindowWidth")
+        shape = _text(header, "VOILUTFunction") or "LINEAR"
+        name = "window"
+        alternatives = min(len(centres), len(widths))
+        if not alternatives:
+            return _stretch(values, real, notes)
+        least = 1 if shape == "LINEAR" else 0
+        if widths[0] < least or widths[0] == 0:
+            notes.append(f"The file's window width of {widths[0]:g} is not allowed; the range of the pixels was used.")
+            return _stretch(values, real, notes)
+        image = _window(values, centres[0], widths[0], shape)
+        fits = _fits(_window(_sample(real), centres[0], widths[0], shape))
+    if not fits:
+        low, high = np.percentile(_sample(real), (0.5, 99.5))
+        if high > low:
+            notes.append(f"The {name} in the file does not fit its pixels; percentiles were used instead.")
+            return np.clip((values - low) / (high - low), 0, 1)
+        notes.append("Nearly every pixel has the same value.")
+    if alternatives > 1:
+        notes.append(f"The first of {alternatives} {name}s in the file was used.")
+    return image
+
+
+def _window(values: np.ndarray, centre: float, width: float, shape: str) -> np.ndarray:
+    """Apply a window so that its lower end is 0 and its upper end is 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    if shape == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500)))
+    if shape != "LINEAR_EXACT":  # LINEAR is the default, and its half-pixel offsets are the standard's
+        centre, width = centre - 0.5, width - 1
+    if width == 0:
+        return (values > centre).astype(np.float64)
+    return np.clip((values - centre) / width + 0.5, 0, 1)
+
+
+def _fits(image: np.ndarray) -> bool:
+    """Tell whether windowed values show anything: enough of them unclipped, and more than a sliver of grey."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    return bool(((image > 0.001) & (image < 0.999)).mean() >= 0.05 and high - low >= 0.1)
+
+
+def _stretch(values: np.ndarray, real: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Map values without a window to [0, 1] by the range of the real pixels.
+
+    The whole range is kept, because a film is often exposed so that its ends are lung and bone. But a few
+    dead pixels or a lead marker can lie so far out that the rest becomes one shade: where the middle
+    99.8 % of pixels use less than half of the range, they set it instead and the others are clipped.
+    """
+    low, high = float(real.min()), float(real.max())
+    inner_low, inner_high = np.percentile(_sample(real), (0.1, 99.9))
+    if low == high:
+        notes.append("Every pixel has the same value.")
+        return np.zeros(values.shape)
+    if 0 < inner_high - inner_low < (high - low) / 2:
+        notes.append("A few pixels lie far outside the others' range; they were clipped.")
+        low, high = inner_low, inner_high
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def _sample(values: np.ndarray, most: int = 1_000_000) -> np.ndarray:
+    """Every so-many-th value: percentiles of a million pixels are as good as of twenty million, and quicker."""
+    values = values.ravel()
+    return values[:: 1 + values.size // most]
+
+
+class _Table(NamedTuple):
+    """A lookup table of the modality or VOI step (PS3.3 C.11.1.1, C.11.2.1.1)."""
+
+    first: int
+    entries: np.ndarray
+    bits: int
+
+    def look_up(self, values: np.ndarray) -> np.ndarray:
+        """Values below the first or beyond the last entry get that entry."""
+        index = np.clip(np.rint(np.asarray(values, np.float64) - self.first), 0, len(self.entries) - 1)
+        return self.entries[index.astype(np.intp)].astype(np.float64)
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Look up and scale to [0, 1], by the bits the table claims or, where that is untrue, by its maximum."""
+        full, peak = 2**self.bits - 1, int(self.entries.max())
+        return self.look_up(values) / (full if full / 4 <= peak <= full else max(peak, 1))
+
+
+def _table(header: Dataset, keyword: str) -> _Table | None:
+    """Return the sequence's first lookup table, or None where there is no usable one.
+
+    pydicom has functions for these steps too; they index 8-bit tables with 8-bit numbers, so a table of
+    4096 entries of 8 bits wraps around.
+    """
+    item = (header.get(keyword) or [Dataset()])[0]
+    descriptor, data = _numbers(item, "LUTDescriptor"), item.get("LUTData")
+    if len(descriptor) != 3 or data is None:
+        return None
+    count, first, bits = (int(number) for number in descriptor)
+    count = count or 65536  # PS3.3 C.11.1.1: 0 stands for 65536
+    if isinstance(data, bytes):
+        little = header.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
+        data = np.frombuffer(data, "u1" if len(data) < 2 * count else "<u2" if little else ">u2")
+    entries = np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
+    return _Table(first, entries, bits) if entries.size and 1 <= bits <= 16 else None
+
+
+# ------------------------------------------------------------------------------------- what headers say
+
+
+def _numbers(header: Dataset, keyword: str) -> list[float]:
+    """Return an element's finite numbers; an absent, empty or garbled element gives none."""
+    try:
+        value = header.get(keyword)
+        if value is None or isinstance(value, str | bytes):
+            return [float(value)] if value else []
+        values = [float(one) for one in value] if hasattr(value, "__iter__") else [float(value)]
+    except Exception:  # garbled values fail inside pydicom in many ways
+        return []
+    return values if all(math.isfinite(one) for one in values) else []
+
+
+def _integer(header: Dataset, keyword: str) -> int:
+    return int((_numbers(header, keyword) or [0])[0])
+
+
+def _text(header: Dataset, keyword: str, upper: bool = True) -> str:
+    try:
+        text = str(header.get(keyword) or "").strip().strip("\0")
+    except Exception:
+        return ""
+    return text.upper() if upper else text
+
+
+def _view(header: Dataset) -> str:
+    """Return the view from View Position, else from the DX view code (PS3.3 C.8.11.5)."""
+    view = _text(header, "ViewPosition")
+    if view:
+        return view
+    codes = header.get("ViewCodeSequence") or [Dataset()]
+    meaning = _text(codes[0], "CodeMeaning").replace(" ", "").replace("-", "")
+    return {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}.get(meaning, "")
+
+
+def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | None, str | None]:
+    """Return (row, column) millimetres and the element they come from (PS3.3 10.7.1)."""
+    found = {}
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        numbers = _numbers(header, keyword)
+        if len(numbers) == 2 and min(numbers) > 0:  # real files hold 0.000 too
+            found[keyword] = (numbers[0], numbers[1])
+    ratio = _numbers(header, "PixelAspectRatio")
+    ratio = ratio if len(ratio) == 2 and min(ratio) > 0 else [1.0, 1.0]
+    kind = next(iter(found), None)
+    spacing = found.get(kind)
+    tall = spacing[0] / spacing[1] if spacing else ratio[0] / ratio[1]
+    if abs(tall - 1) > 0.01:
+        notes.append(f"Pixels are not square (height : width = {tall:.3g}); the image was not resampled.")
+    if "ImagerPixelSpacing" in found and len(set(found.values())) == 1:
+        notes.append(f"{kind} is measured at the detector: the heart is magnified, so true lengths are shorter.")
+    return spacing, kind
+
+
+def _describe(header: Dataset, notes: list[str]) -> None:
+    """Add notes on what a radiographer would check first: kind, processing and orientation."""
+    modality = _text(header, "Modality")
+    if modality not in RADIOGRAPHY:
+        notes.append(f"The modality is {modality}: this may not be a plain X-ray.")
+    if _text(header, "PresentationIntentType") == "FOR PROCESSING":
+        notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
+    try:
+        across, down = (str(one).strip().upper() for one in header.get("PatientOrientation") or ("L", "F"))
+    except Exception:
+        return
+    # PS3.3 C.7.6.1.1.1: where rows and columns lead to; a chest film leads to the left and to the feet.
+    if across and down and not (across.startswith("L") and down.startswith("F")):
+        notes.append(
+            f"Patient Orientation is {across}\\{down}: the film lies turned or mirrored; it is read as stored."
+        )
