@@ -244,7 +244,8 @@ def draw_found(found: Found) -> Figure:
 
 def _arrow(ax: Axes, x_from: float, x_to: float, y: float, colour: str, name: str) -> None:
     ax.annotate("", (x_from, y), (x_to, y), arrowprops={"arrowstyle": "<->", "color": colour})
-    ax.text((x_from + x_to) / 2, y, f"{name} {x_to - x_from:.0f} px", color=colour, ha="center", va="bottom", fontsize=8)
+    words = f"{name} {x_to - x_from:.0f} px"
+    ax.text((x_from + x_to) / 2, y, words, color=colour, ha="center", va="bottom", fontsize=8)
 
 
 def draw_evidence(found: Found, maps: NDArray) -> Figure:

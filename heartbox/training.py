@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio
 from heartbox.files import complete_or_absent
-from heartbox.networks import WEIGHTS_FORMAT, Edges, build_model
-
+from heartbox.losses import box_loss, distribution_loss
+from heartbox.networks import WEIGHTS_FORMAT, build_model
 
 # ---------------------------------------------------------------- recipes
 
@@ -103,80 +103,6 @@ def choose_device(name: str | None = None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-# ---------------------------------------------------------------- losses
-
-
-def edges_to_bins(boxes: Tensor, edges: Edges) -> Tensor:
-    """Spread each coordinate over its two neighbouring bins, so that the distribution's mean is the coordinate.
-
-    Parameters
-    ----------
-    boxes : Tensor, shape (N, E)
-        Coordinates in pixels.
-    edges : Edges
-        Gives the places of the bins.
-
-    Returns
-    -------
-    Tensor, shape (N, E, bins)
-        Target distributions.
-    """
-    positions = edges.positions
-    place = (boxes - positions[0]) / (positions[1] - positions[0])
-    place = place.clamp(0, len(positions) - 1.001)
-    low = place.floor().long()
-    share = (place - low).unsqueeze(-1)
-    bins = len(positions)
-    return F.one_hot(low, bins) * (1 - share) + F.one_hot(low + 1, bins) * share
-
-
-def iou_of_pairs(predicted: Tensor, boxes: Tensor) -> Tensor:
-    """Differentiable intersection over union of boxes (..., 4), pair by pair, -> (...)."""
-    low = torch.maximum(predicted[..., :2], boxes[..., :2])
-    high = torch.minimum(predicted[..., 2:], boxes[..., 2:])
-    shared = (high - low).clamp_min(0).prod(dim=-1)
-    area = (predicted[..., 2:] - predicted[..., :2]).clamp_min(0).prod(dim=-1)
-    true_area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
-    return shared / (area + true_area - shared).clamp_min(1e-6)
-
-
-def box_loss(predicted: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Smooth L1 in tenths of the image plus 1 - IoU; boxes with an unknown edge (NaN) are left out.
-
-    Parameters
-    ----------
-    predicted, boxes : Tensor, shape (N, 4 * targets)
-        In pixels.
-    size : int
-        Side of the image, so that the loss does not depend on it.
-    """
-    predicted, boxes = predicted.reshape(-1, 4), boxes.reshape(-1, 4)
-    known = ~boxes.isnan().any(dim=1)
-    predicted, boxes = predicted[known], boxes[known]
-    if not len(boxes):
-        return predicted.sum()  # nothing known: zero, with a gradient of zero
-    distance = F.smooth_l1_loss(predicted / size * 10, boxes / size * 10)
-    return distance + (1 - iou_of_pairs(predicted, boxes)).mean()
-
-
-def compute_loss(model: nn.Module, features: Tensor, boxes: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return the recipe's loss and the coordinates (N, 4 * targets), from the backbone's features."""
-    if recipe.loss == "edges":
-        edges = model.head(features)
-        known = ~boxes.isnan()
-        wanted = edges_to_bins(boxes.nan_to_num(), edges)
-        surprise = -(wanted * edges.logits.log_softmax(dim=-1)).sum(dim=-1)
-        loss = surprise[known].mean() if known.any() else surprise.sum() * 0
-        return loss + box_loss(edges.coordinates, boxes, model.size), edges.coordinates
-    predicted = model.read(features)
-    if recipe.loss == "box":
-        return box_loss(predicted, boxes, model.size), predicted
-    if recipe.loss == "mse":
-        known = ~boxes.isnan()
-        return F.mse_loss(predicted[known], boxes[known]), predicted
-    raise ValueError(f"unknown loss {recipe.loss!r}: choose mse, box or edges")
 
 
 # ---------------------------------------------------------------- the loop
@@ -309,6 +235,21 @@ def fit(
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
     model.to("cpu").eval()
     return table
+
+
+def compute_loss(model: nn.Module, features: Tensor, boxes: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return the recipe's loss and the coordinates (N, 4 * targets), from the backbone's features."""
+    if recipe.loss == "edges":
+        edges = model.head(features)
+        loss = distribution_loss(edges, boxes) + box_loss(edges.coordinates, boxes, model.size)
+        return loss, edges.coordinates
+    predicted = model.read(features)
+    if recipe.loss == "box":
+        return box_loss(predicted, boxes, model.size), predicted
+    if recipe.loss == "mse":
+        known = ~boxes.isnan()
+        return F.mse_loss(predicted[known], boxes[known]), predicted
+    raise ValueError(f"unknown loss {recipe.loss!r}: choose mse, box or edges")
 
 
 def _make_optimizer(model: nn.Module, recipe: Recipe, steps: int):

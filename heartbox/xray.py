@@ -392,7 +392,7 @@ def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[st
             "Convert the file to Explicit VR Little Endian, for example with gdcmconv --raw."
         ) from None
     if not decoder.is_available:
-        package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "pylibjpeg[libjpeg]"
+        package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "python-gdcm"
         raise XRayError(f'{path}: no decoder for {syntax.name} is installed. Run: pip install "{package}"')
     if not syntax.is_encapsulated:
         samples = _integer(header, "SamplesPerPixel") or 1

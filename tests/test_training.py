@@ -16,13 +16,12 @@ import pytest
 import torch
 
 from cardiac_dataset import CardiacDataset
+from heartbox.losses import box_loss, edges_to_bins
 from heartbox.networks import Edges
 from heartbox.training import (
     RECIPES,
     Recipe,
-    box_loss,
     calibrate,
-    edges_to_bins,
     evaluate,
     fit,
     make_model,

@@ -450,7 +450,7 @@ def test_no_decoder_names_the_package(load, monkeypatch):
         is_available = False
 
     monkeypatch.setattr(module, "get_decoder", lambda _: Missing)
-    with pytest.raises(XRayError, match=r'JPEG Baseline.*pip install "pylibjpeg\[libjpeg\]"'):
+    with pytest.raises(XRayError, match=r'JPEG Baseline.*pip install "python-gdcm"'):
         load(jpeg_film()[0])
     ds = make(np.zeros((32, 32), np.uint16))
     ds.compress(JPEG2000Lossless, generate_instance_uid=False)

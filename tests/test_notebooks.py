@@ -1,0 +1,128 @@
+"""The notebooks as their users run them: in order, each alone, on phantoms and on real X-rays; and as committed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
+
+
+def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
+    """Copy what the README says a copied notebook needs beside it, and the notebooks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / "heartbox", folder / "heartbox", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ["cardiac_dataset.py", *notebooks]:
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def execute(folder: Path, notebooks, **variables) -> subprocess.CompletedProcess:
+    """Run notebooks in place with the README's command, in fast mode, with no way to the network."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CARDIAC_")}
+    # A proxy that is not there: whatever asks the network fails at once, so nothing can rest on it unseen.
+    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment |= {"CARDIAC_FAST": "1"} | offline | variables
+    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", *notebooks]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def output_of(path: Path) -> str:
+    """All the text that a notebook printed."""
+    outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])]
+    return "\n".join(out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in outputs)
+
+
+def check_artifacts(folder: Path) -> dict:
+    """Check every file that is promised, and return the metrics."""
+    processed, model = folder / "processed", folder / "model"
+    images = np.load(processed / "images.npy", mmap_mode="r")
+    labels = pd.read_csv(processed / "labels.csv")
+    stats = json.loads((processed / "stats.json").read_text())
+    assert images.shape == (len(labels), 224, 224)
+    assert images.dtype == np.float16
+    assert 0 <= images.min() < images.max() <= 1
+    assert list(labels.columns) == (
+        ["name", "source", "split"]
+        + [f"{box}_{edge}" for box in ("heart", "thorax") for edge in ("x_min", "y_min", "x_max", "y_max")]
+        + ["rows", "columns", "pixel_spacing"]
+    )
+    assert {"mean", "std", "size", "layout", "seed", "counts"} <= set(stats)
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert metrics["model"]["images"] == metrics["mean_box"]["images"] == stats["counts"]["val"]
+    assert len(pd.read_csv(model / "history.csv")) == metrics["epochs"]
+    assert (model / "training.gif").read_bytes()[:6] == b"GIF89a"
+    assert torch.load(model / "model.pt", weights_only=True)["config"]["head"] == "edges"
+    return metrics
+
+
+@pytest.mark.slow
+def test_all_four_on_phantoms(tmp_path):
+    folder = copy_project(tmp_path / "copy")
+    run = execute(folder, NOTEBOOKS, CARDIAC_ARTIFACTS="elsewhere")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert check_artifacts(folder / "elsewhere")["layout"] == "phantom"
+    assert not (folder / "artifacts").exists()
+    assert "synthetic" in output_of(folder / NOTEBOOKS[0])
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["data", "elsewhere", "heartbox"]
+    for name in NOTEBOOKS:  # nothing red, and nothing of this machine
+        cells = nbformat.read(folder / name, 4).cells
+        stderr = [o["text"] for c in cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+        assert stderr == [], name
+        assert str(tmp_path) not in output_of(folder / name)
+
+
+@pytest.mark.slow
+def test_all_four_on_real_x_rays(tmp_path, real_data):
+    folder = copy_project(tmp_path / "copy")
+    film = next(iter(sorted((real_data / "dicom").glob("0*.dcm"))))
+    run = execute(folder, NOTEBOOKS, CARDIAC_DATA=str(real_data / "ctr"), CARDIAC_XRAY=str(film))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert check_artifacts(folder / "artifacts")["layout"] == "ctr"
+    assert not (folder / "data").exists()
+    assert "JPEG Baseline" in output_of(folder / NOTEBOOKS[3])
+
+
+@pytest.mark.parametrize(("notebook", "first"), [(NOTEBOOKS[1], "01-"), (NOTEBOOKS[2], "01-"), (NOTEBOOKS[3], "03-")])
+def test_alone_each_says_what_to_run_first(tmp_path, notebook, first):
+    folder = copy_project(tmp_path / "copy", [notebook])
+    run = execute(folder, [notebook])
+    assert run.returncode != 0
+    assert re.search(rf"run {first}[\w-]+\.ipynb first", run.stderr), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebooks(name):
+    """They show their pictures, hold no error, no widget state, and no path of a machine."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert all(cell.execution_count for cell in code), "run it, so that readers see its pictures"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len(text) < 3_000_000
+    assert not re.search(r"[\"' =(]/(root|work|home|tmp|Users)/", text)
+    assert np.median([len(cell.source.splitlines()) for cell in code]) <= 10
+
+
+def test_ruff_finds_nothing():
+    """Lint everything, notebooks too, and the format of the modules."""
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
