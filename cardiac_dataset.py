@@ -110,7 +110,6 @@ class CardiacDataset(Dataset):
         self.labels = table.iloc[self.positions].reset_index(drop=True)
         columns = [f"{target}_{edge}" for target in targets for edge in EDGES]
         self.boxes = self.labels[columns].to_numpy(np.float32).reshape(-1, len(targets), 4)
-        self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.rule = rule
         self.augmentation = make_augmentation() if augment else None
 
@@ -119,7 +118,9 @@ class CardiacDataset(Dataset):
 
     def raw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image (size, size) in [0, 1] and boxes (targets, 4), neither augmented nor normalised."""
-        return np.asarray(self.images[self.positions[index]], dtype=np.float32), self.boxes[index]
+        # Mapped anew each time, which costs next to nothing: a worker process is then not handed every image.
+        images = np.load(self.folder / "images.npy", mmap_mode="r")
+        return np.asarray(images[self.positions[index]], dtype=np.float32), self.boxes[index]
 
     def normalise(self, image: np.ndarray) -> torch.Tensor:
         """Turn an image in [0, 1] into a z-normalised tensor (1, size, size), by the training statistics."""

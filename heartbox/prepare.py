@@ -22,7 +22,7 @@ from tqdm import tqdm
 from heartbox.boxes import EDGES, box_areas, box_from_mask, box_from_xywh, clip_boxes, scale_boxes
 from heartbox.files import complete_or_absent
 from heartbox.phantom import write_phantoms
-from heartbox.xray import XRayError, load_xray, read_xray, resize_xray
+from heartbox.xray import load_xray, read_xray, resize_xray
 
 RSNA_CSV = "rsna_heart_detection.csv"
 RSNA_IMAGES = "stage_2_train_images"
@@ -228,10 +228,8 @@ def _read_film(task: tuple[Film, int]) -> tuple[np.ndarray, dict, str] | str:
         if film.masks:
             heart, thorax = _boxes_from_masks(film, xray.image.shape)
             box_shape = xray.image.shape
-    except XRayError as error:
-        return str(error)
-    except ValueError as error:  # a mask that is empty or of another size
-        return str(error)
+    except ValueError as error:  # an XRayError, or a mask that is empty or of another size
+        return str(error).replace(str(film.path), film.path.name)
     boxes = clip_boxes(scale_boxes(heart, box_shape, (size, size)), (size, size))
     record = {"name": film.name, "source": film.source}
     record |= dict(zip(BOX_COLUMNS[:4], boxes, strict=True))

@@ -170,6 +170,8 @@ class TrainingFilm:
             frame = self.folder / f"epoch-{epoch:04d}.png"
             if frame.is_file():
                 frames.append(Image.open(io.BytesIO(frame.read_bytes())).convert("P", palette=Image.Palette.ADAPTIVE))
+        if not frames:
+            raise FileNotFoundError(f"{self.folder}: no frames to join; train with this film as on_epoch first")
         durations = [milliseconds] * (len(frames) - 1) + [2500]
         with complete_or_absent(path) as part:
             frames[0].save(part, save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -15,7 +15,6 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -25,6 +24,8 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
+
+from heartbox.xray_grey import grey_levels, integer, numbers, stretch, text
 
 try:
     import cv2
@@ -289,7 +290,7 @@ def _read_picture(path: Path, data: bytes) -> XRay:
             raise XRayError(f"{path}: the picture holds values that are no numbers. Save it as a 16-bit PNG.")
         image = pixels.astype(np.float32)
         if pixels.min() < 0 or peak > 1:
-            image = _stretch(pixels.astype(np.float64), pixels, notes)
+            image = stretch(pixels.astype(np.float64), pixels, notes)
     if white_is_zero and pixels.dtype != np.uint8:
         image = 1 - image  # the 8-bit decoder has turned it already
     return XRay(
@@ -316,11 +317,11 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
     """Read a DICOM file: stored values -> modality LUT -> VOI LUT or window -> polarity -> [0, 1]."""
     notes: list[str] = []
     header = _parse(path, data, notes)
-    rows, columns = _integer(header, "Rows"), _integer(header, "Columns")
+    rows, columns = integer(header, "Rows"), integer(header, "Columns")
     _check_size(path, rows, columns)
     stored = _decode(path, header, rows, columns, notes)
-    photometric = _text(header, "PhotometricInterpretation")
-    bits = _integer(header, "BitsStored") or _integer(header, "BitsAllocated")
+    photometric = text(header, "PhotometricInterpretation")
+    bits = integer(header, "BitsStored") or integer(header, "BitsAllocated")
 
     if stored.ndim == 3:  # a rendered picture: no modality, VOI or polarity step is defined for colour
         full = np.iinfo(stored.dtype).max if photometric == "PALETTE COLOR" else 2**bits - 1
@@ -329,10 +330,10 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
             notes.append("The image is in colour; it was turned to grey.")
         image = np.clip(stored / np.float32(full), 0, 1)
     else:
-        image = _grey_levels(header, stored, notes)
+        image = grey_levels(header, stored, notes)
         # PS3.3 C.7.6.3.1.2: in MONOCHROME1 the smallest value is shown white, after the VOI step. Where
         # Presentation LUT Shape is INVERSE (C.11.6), that is this same inversion, not a second one.
-        shape = _text(header, "PresentationLUTShape")
+        shape = text(header, "PresentationLUTShape")
         if photometric == "MONOCHROME1":
             image = 1 - image
         if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
@@ -346,7 +347,7 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
         pixel_spacing=spacing,
         spacing_kind=kind,
         view=_view(header),
-        patient_id=_text(header, "PatientID", upper=False),
+        patient_id=text(header, "PatientID", upper=False),
         photometric=photometric,
         bits_stored=bits,
         transfer_syntax=header.file_meta.TransferSyntaxUID.name,
@@ -395,9 +396,9 @@ def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[st
         package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "python-gdcm"
         raise XRayError(f'{path}: no decoder for {syntax.name} is installed. Run: pip install "{package}"')
     if not syntax.is_encapsulated:
-        samples = _integer(header, "SamplesPerPixel") or 1
-        expected = math.ceil(rows * columns * samples * _integer(header, "BitsAllocated") / 8)
-        if _text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+        samples = integer(header, "SamplesPerPixel") or 1
+        expected = math.ceil(rows * columns * samples * integer(header, "BitsAllocated") / 8)
+        if text(header, "PhotometricInterpretation") == "YBR_FULL_422":
             expected = expected * 2 // 3
         if len(header.PixelData) < expected:
             raise XRayError(
@@ -406,11 +407,11 @@ def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[st
     else:
         _check_codestream(path, header, rows, columns)
     pixels = pixel_array(header, index=0)
-    if _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, header)[:, :, :3]
     if pixels.shape not in ((rows, columns), (rows, columns, 3)):
         raise XRayError(f"{path}: {pixels.shape} pixels where the header says {rows} x {columns}. Export it again.")
-    frames = _integer(header, "NumberOfFrames")
+    frames = integer(header, "NumberOfFrames")
     if frames > 1:
         notes.append(f"First frame of {frames} read.")
     return pixels
@@ -422,7 +423,7 @@ def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> N
     A JPEG decoder paints what is missing black and reports success, and one that meets a forged size
     allocates it first (ITU-T T.81 B.2 for the frame header, T.800 A.5 for JPEG 2000).
     """
-    frames = max(_integer(header, "NumberOfFrames"), 1)
+    frames = max(integer(header, "NumberOfFrames"), 1)
     frame = next(generate_frames(header.PixelData, number_of_frames=frames), b"")
     size = None
     if frame.startswith(b"\xff\x4f\xff\x51"):
@@ -444,170 +445,16 @@ def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> N
         )
 
 
-def _grey_levels(header: Dataset, stored: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Map stored grey values to [0, 1] as a viewer would, before polarity (PS3.4 N.2)."""
-    # Padding (PS3.3 C.7.5.1.1.2) frames the image with a value that no tissue has: no statistics from it.
-    real = stored
-    padding = _numbers(header, "PixelPaddingValue")[:1] + _numbers(header, "PixelPaddingRangeLimit")[:1]
-    if padding:
-        inside = (stored < min(padding)) | (stored > max(padding))
-        real = stored[inside] if inside.any() else stored
-
-    # Modality LUT or rescale, PS3.3 C.11.1.
-    table = _table(header, "ModalityLUTSequence")
-    slope = (_numbers(header, "RescaleSlope") or [1.0])[0]
-    intercept = (_numbers(header, "RescaleIntercept") or [0.0])[0]
-    if slope == 0:
-        notes.append("Rescale Slope is 0; rescaling was left out.")
-        slope, intercept = 1.0, 0.0
-
-    def modality(values: np.ndarray) -> np.ndarray:
-        return table.look_up(values) if table else values * slope + intercept
-
-    # VOI LUT or window, PS3.3 C.11.2; where a file has both, the table is the finer statement.
-    values, real = modality(stored), modality(real)
-    table = _table(header, "VOILUTSequence")
-    if table:
-        image = table.scaled(values)
-        fits = _fits(table.scaled(_sample(real)))
-        name = "VOI LUT"
-        alternatives = len(header.VOILUTSequence)
-    else:
-        centres, widths = _numbers(header, "WindowCenter"), _numbers(header, "WindowWidth")
-        shape = _text(header, "VOILUTFunction") or "LINEAR"
-        name = "window"
-        alternatives = min(len(centres), len(widths))
-        if not alternatives:
-            return _stretch(values, real, notes)
-        least = 1 if shape == "LINEAR" else 0
-        if widths[0] < least or widths[0] == 0:
-            notes.append(f"The file's window width of {widths[0]:g} is not allowed; the range of the pixels was used.")
-            return _stretch(values, real, notes)
-        image = _window(values, centres[0], widths[0], shape)
-        fits = _fits(_window(_sample(real), centres[0], widths[0], shape))
-    if not fits:
-        low, high = np.percentile(_sample(real), (0.5, 99.5))
-        if high > low:
-            notes.append(f"The {name} in the file does not fit its pixels; percentiles were used instead.")
-            return np.clip((values - low) / (high - low), 0, 1)
-        notes.append("Nearly every pixel has the same value.")
-    if alternatives > 1:
-        notes.append(f"The first of {alternatives} {name}s in the file was used.")
-    return image
-
-
-def _window(values: np.ndarray, centre: float, width: float, shape: str) -> np.ndarray:
-    """Apply a window so that its lower end is 0 and its upper end is 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    if shape == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500)))
-    if shape != "LINEAR_EXACT":  # LINEAR is the default, and its half-pixel offsets are the standard's
-        centre, width = centre - 0.5, width - 1
-    if width == 0:
-        return (values > centre).astype(np.float64)
-    return np.clip((values - centre) / width + 0.5, 0, 1)
-
-
-def _fits(image: np.ndarray) -> bool:
-    """Tell whether windowed values show anything: enough of them unclipped, and more than a sliver of grey."""
-    low, high = np.percentile(image, (0.5, 99.5))
-    return bool(((image > 0.001) & (image < 0.999)).mean() >= 0.05 and high - low >= 0.1)
-
-
-def _stretch(values: np.ndarray, real: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Map values without a window to [0, 1] by the range of the real pixels.
-
-    The whole range is kept, because a film is often exposed so that its ends are lung and bone. But a few
-    dead pixels or a lead marker can lie so far out that the rest becomes one shade: where the middle
-    99.8 % of pixels use less than half of the range, they set it instead and the others are clipped.
-    """
-    low, high = float(real.min()), float(real.max())
-    inner_low, inner_high = np.percentile(_sample(real), (0.1, 99.9))
-    if low == high:
-        notes.append("Every pixel has the same value.")
-        return np.zeros(values.shape)
-    if 0 < inner_high - inner_low < (high - low) / 2:
-        notes.append("A few pixels lie far outside the others' range; they were clipped.")
-        low, high = inner_low, inner_high
-    return np.clip((values - low) / (high - low), 0, 1)
-
-
-def _sample(values: np.ndarray, most: int = 1_000_000) -> np.ndarray:
-    """Every so-many-th value: percentiles of a million pixels are as good as of twenty million, and quicker."""
-    values = values.ravel()
-    return values[:: 1 + values.size // most]
-
-
-class _Table(NamedTuple):
-    """A lookup table of the modality or VOI step (PS3.3 C.11.1.1, C.11.2.1.1)."""
-
-    first: int
-    entries: np.ndarray
-    bits: int
-
-    def look_up(self, values: np.ndarray) -> np.ndarray:
-        """Values below the first or beyond the last entry get that entry."""
-        index = np.clip(np.rint(np.asarray(values, np.float64) - self.first), 0, len(self.entries) - 1)
-        return self.entries[index.astype(np.intp)].astype(np.float64)
-
-    def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Look up and scale to [0, 1], by the bits the table claims or, where that is untrue, by its maximum."""
-        full, peak = 2**self.bits - 1, int(self.entries.max())
-        return self.look_up(values) / (full if full / 4 <= peak <= full else max(peak, 1))
-
-
-def _table(header: Dataset, keyword: str) -> _Table | None:
-    """Return the sequence's first lookup table, or None where there is no usable one.
-
-    pydicom has functions for these steps too; they index 8-bit tables with 8-bit numbers, so a table of
-    4096 entries of 8 bits wraps around.
-    """
-    item = (header.get(keyword) or [Dataset()])[0]
-    descriptor, data = _numbers(item, "LUTDescriptor"), item.get("LUTData")
-    if len(descriptor) != 3 or data is None:
-        return None
-    count, first, bits = (int(number) for number in descriptor)
-    count = count or 65536  # PS3.3 C.11.1.1: 0 stands for 65536
-    if isinstance(data, bytes):
-        little = header.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
-        data = np.frombuffer(data, "u1" if len(data) < 2 * count else "<u2" if little else ">u2")
-    entries = np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
-    return _Table(first, entries, bits) if entries.size and 1 <= bits <= 16 else None
-
-
 # ------------------------------------------------------------------------------------- what headers say
-
-
-def _numbers(header: Dataset, keyword: str) -> list[float]:
-    """Return an element's finite numbers; an absent, empty or garbled element gives none."""
-    try:
-        value = header.get(keyword)
-        if value is None or isinstance(value, str | bytes):
-            return [float(value)] if value else []
-        values = [float(one) for one in value] if hasattr(value, "__iter__") else [float(value)]
-    except Exception:  # garbled values fail inside pydicom in many ways
-        return []
-    return values if all(math.isfinite(one) for one in values) else []
-
-
-def _integer(header: Dataset, keyword: str) -> int:
-    return int((_numbers(header, keyword) or [0])[0])
-
-
-def _text(header: Dataset, keyword: str, upper: bool = True) -> str:
-    try:
-        text = str(header.get(keyword) or "").strip().strip("\0")
-    except Exception:
-        return ""
-    return text.upper() if upper else text
 
 
 def _view(header: Dataset) -> str:
     """Return the view from View Position, else from the DX view code (PS3.3 C.8.11.5)."""
-    view = _text(header, "ViewPosition")
+    view = text(header, "ViewPosition")
     if view:
         return view
     codes = header.get("ViewCodeSequence") or [Dataset()]
-    meaning = _text(codes[0], "CodeMeaning").replace(" ", "").replace("-", "")
+    meaning = text(codes[0], "CodeMeaning").replace(" ", "").replace("-", "")
     return {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}.get(meaning, "")
 
 
@@ -615,10 +462,10 @@ def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | N
     """Return (row, column) millimetres and the element they come from (PS3.3 10.7.1)."""
     found = {}
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        numbers = _numbers(header, keyword)
-        if len(numbers) == 2 and min(numbers) > 0:  # real files hold 0.000 too
-            found[keyword] = (numbers[0], numbers[1])
-    ratio = _numbers(header, "PixelAspectRatio")
+        pair = numbers(header, keyword)
+        if len(pair) == 2 and min(pair) > 0:  # real files hold 0.000 too
+            found[keyword] = (pair[0], pair[1])
+    ratio = numbers(header, "PixelAspectRatio")
     ratio = ratio if len(ratio) == 2 and min(ratio) > 0 else [1.0, 1.0]
     kind = next(iter(found), None)
     spacing = found.get(kind)
@@ -632,10 +479,10 @@ def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | N
 
 def _describe(header: Dataset, notes: list[str]) -> None:
     """Add notes on what a radiographer would check first: kind, processing and orientation."""
-    modality = _text(header, "Modality")
+    modality = text(header, "Modality")
     if modality not in RADIOGRAPHY:
         notes.append(f"The modality is {modality}: this may not be a plain X-ray.")
-    if _text(header, "PresentationIntentType") == "FOR PROCESSING":
+    if text(header, "PresentationIntentType") == "FOR PROCESSING":
         notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
     try:
         across, down = (str(one).strip().upper() for one in header.get("PatientOrientation") or ("L", "F"))

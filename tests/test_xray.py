@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from heartbox import xray as module
+from heartbox import xray_grey
 from heartbox.xray import XRay, XRayError, is_xray_file, load_xray, read_xray, resize_xray
 
 RAMP = np.array([[0, 1000, 1548, 2048], [2548, 3000, 4000, 4095]], dtype=np.uint16)  # 12 bit
@@ -140,12 +141,12 @@ def test_window_agrees_with_pydicom(centre, width, function, slope, intercept, s
     values = RAMP * slope + intercept
     with np.errstate(over="ignore"):  # pydicom's sigmoid overflows far from its centre
         theirs = (apply_windowing(values, ds) - (low * slope + intercept)) / ((high - low) * slope)
-    np.testing.assert_allclose(module._window(values, centre, width, function), theirs, atol=1e-6)
+    np.testing.assert_allclose(xray_grey.window(values, centre, width, function), theirs, atol=1e-6)
 
 
 def test_window_of_width_one_is_a_threshold():
     values = np.array([[9.0, 10.0, 11.0]])
-    np.testing.assert_array_equal(module._window(values, 10, 1, "LINEAR"), [[0, 1, 1]])
+    np.testing.assert_array_equal(xray_grey.window(values, 10, 1, "LINEAR"), [[0, 1, 1]])
 
 
 def test_first_of_several_windows(load):

@@ -1,0 +1,27 @@
+"""Take the README's pictures out of the committed notebooks: python docs/make_pictures.py."""
+
+import base64
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+# Notebook, a word that only the wanted cell's code holds, and the picture's name.
+PICTURES = [
+    ("01-Preprocessing.ipynb", "page_of_xrays(images[shown]", "phantoms.png"),
+    ("04-Interpretability.ipynb", "draw_found(found)", "answer.png"),
+    ("04-Interpretability.ipynb", "draw_evidence(found", "evidence.png"),
+]
+
+
+def main() -> None:
+    """Write each picture beside this file."""
+    for notebook, word, name in PICTURES:
+        cells = nbformat.read(ROOT / notebook, 4).cells
+        (cell,) = [cell for cell in cells if cell.cell_type == "code" and word in cell.source]
+        (picture,) = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+        (ROOT / "docs" / name).write_bytes(base64.b64decode(picture))
+
+
+if __name__ == "__main__":
+    main()
