@@ -7,20 +7,16 @@ mean and standard deviation. Knows files and boxes; no networks.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from heartbox.boxes import EDGES, box_areas, box_from_mask, box_from_xywh, clip_boxes, scale_boxes
 from heartbox.files import complete_or_absent
+from heartbox.parallel import parallel_map
 from heartbox.phantom import write_phantoms
 from heartbox.xray import load_xray, read_xray, resize_xray
 
@@ -252,20 +248,6 @@ def _boxes_from_masks(film: Film, shape: tuple[int, int]) -> tuple[np.ndarray, n
     return box_from_mask(masks[0]), box_from_mask(*masks[1:])
 
 
-def _read_films(films: list[Film], size: int, processes: int | None, progress: bool) -> Iterator:
-    """Yield what :func:`_read_film` says of each film, in order."""
-    tasks = [(film, size) for film in films]
-    bar = {"total": len(tasks), "desc": "Reading X-rays", "unit": "film", "file": sys.stdout, "mininterval": 0.5}
-    processes = processes or os.cpu_count() or 1
-    if processes == 1 or len(films) < 32:  # starting processes would take longer than the work
-        yield from tqdm(map(_read_film, tasks), **bar, disable=not progress)
-        return
-    # "spawn" is the one way of starting a process that is safe on every system and beside torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from tqdm(pool.map(_read_film, tasks, chunksize=4), **bar, disable=not progress)
-
-
 # ---------------------------------------------------------------- the split
 
 
@@ -374,9 +356,11 @@ def prepare(
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
     records, patients, used, sums = [], [], [], []
+    tasks = [(film, size) for film in films]
+    results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
     with complete_or_absent(out / "images.npy") as part, part.open("wb") as stream:
         _write_npy_header(stream, 0, size)
-        for film, result in zip(films, _read_films(films, size, processes, progress), strict=True):
+        for film, result in zip(films, results, strict=True):
             if isinstance(result, str):
                 problems.append((film.name, result))
                 continue

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from mpl_toolkits.axes_grid1 import make_axes_locatable
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -192,13 +193,13 @@ def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabi
     probabilities : ndarray, shape (4, bins)
         For ``x_min, y_min, x_max, y_max``.
     """
-    figure, axes = plt.subplots(
-        2, 2, figsize=(5.2, 5.2), width_ratios=(4, 1), height_ratios=(1, 4), sharex="col", sharey="row"
-    )
-    (top, corner), (main, side) = axes
-    corner.axis("off")
+    figure, main = plt.subplots(figsize=(5.2, 5.2))
     show_xray(main, image)
     draw_box(main, box, LABEL)
+    # Appended axes keep exactly to the film's columns and rows.
+    around = make_axes_locatable(main)
+    top = around.append_axes("top", size="20%", pad=0.08, sharex=main)
+    side = around.append_axes("right", size="20%", pad=0.08, sharey=main)
     means = probabilities @ positions
     draw_box(main, means, PREDICTION, dashed=True)
     for edge in range(4):
@@ -208,9 +209,10 @@ def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabi
         else:
             side.fill_betweenx(positions, probabilities[edge], color=PREDICTION, alpha=0.7)
             side.axhline(box[edge], color=LABEL)
-    top.set(yticks=[], title="left and right edge")
-    side.set(xticks=[], title="top and\nbottom")
-    side.title.set_fontsize(9)
+    top.set(xticks=[], yticks=[])
+    top.set_title("left and right edge", fontsize=9)
+    side.set(xticks=[], yticks=[])
+    side.set_title("top and\nbottom", fontsize=9)
     figure.tight_layout(pad=0.5)
     return figure
 
@@ -239,7 +241,7 @@ def draw_found(found: Found) -> Figure:
     ax.text(0.02 * columns, 0.5 * rows, "patient's\nright", color="white", fontsize=8, va="center")
     ax.text(0.98 * columns, 0.5 * rows, "patient's\nleft", color="white", fontsize=8, va="center", ha="right")
     text.axis("off")
-    text.text(0, 0.95, found.summary().replace(": ", ":\n", 1), va="top", wrap=True, fontsize=10, linespacing=1.6)
+    text.text(0, 0.95, found.summary(), va="top", wrap=True, fontsize=10, linespacing=1.6)
     figure.tight_layout()
     return figure
 
@@ -272,7 +274,7 @@ def draw_evidence(found: Found, maps: NDArray) -> Figure:
             cmap="RdBu_r",
             vmin=-1,
             vmax=1,
-            alpha=np.clip(np.abs(maps[edge]) / strength, 0, 1) * 0.75,
+            alpha=np.sqrt(np.abs(maps[edge]) / strength) * 0.75,
             extent=(0, columns, rows, 0),
         )
         line = ax.axvline if edge % 2 == 0 else ax.axhline
