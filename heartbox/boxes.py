@@ -95,7 +95,7 @@ def transform_box(box: ArrayLike, matrix: ArrayLike, rule: Rule = "ellipse") -> 
 
     A turned rectangle is no upright box any more, so the new box depends on what is thought to be inside.
     ``"corners"`` bounds the four turned corners: right if the object filled its box to the corners, which no
-    heart does, so every side is pushed out (by about 3 px of 224 at 10 degrees). ``"ellipse"`` bounds the
+    heart does, so every side is pushed out (by about 3 px of 224 at 5 degrees). ``"ellipse"`` bounds the
     turned ellipse inscribed in the box, which touches its four sides as a heart does: no such growth.
 
     Parameters

@@ -179,15 +179,15 @@ class TrainingFilm:
         return Path(path)
 
 
-def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabilities: NDArray) -> Figure:
+def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, probabilities: NDArray) -> Figure:
     """Draw the distributions of the four heart edges along the borders of the X-ray, where they live.
 
     Parameters
     ----------
     image : ndarray, shape (size, size)
         In [0, 1].
-    box : array_like, shape (4,)
-        The label in pixels.
+    box : array_like, shape (4,), or None
+        The label in pixels, where there is one.
     positions : ndarray, shape (bins,)
         Places of the bins in pixels.
     probabilities : ndarray, shape (4, bins)
@@ -195,7 +195,6 @@ def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabi
     """
     figure, main = plt.subplots(figsize=(5.2, 5.2))
     show_xray(main, image)
-    draw_box(main, box, LABEL)
     # Appended axes keep exactly to the film's columns and rows.
     around = make_axes_locatable(main)
     top = around.append_axes("top", size="20%", pad=0.08, sharex=main)
@@ -205,10 +204,12 @@ def draw_distributions(image: NDArray, box: NDArray, positions: NDArray, probabi
     for edge in range(4):
         if edge % 2 == 0:
             top.fill_between(positions, probabilities[edge], color=PREDICTION, alpha=0.7)
-            top.axvline(box[edge], color=LABEL)
         else:
             side.fill_betweenx(positions, probabilities[edge], color=PREDICTION, alpha=0.7)
-            side.axhline(box[edge], color=LABEL)
+    if box is not None:
+        draw_box(main, box, LABEL)
+        for edge, line in enumerate((top.axvline, side.axhline, top.axvline, side.axhline)):
+            line(box[edge], color=LABEL)
     top.set(xticks=[], yticks=[])
     top.set_title("left and right edge", fontsize=9)
     side.set(xticks=[], yticks=[])
