@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -280,12 +281,15 @@ def split_by_patient(
     validating: set[str] = set()
     rng = np.random.default_rng(seed)
     for source in sorted(set(sources)):
-        here = [patient for patient, origin in zip(patients, sources, strict=True) if origin == source]
-        wanted = max(1, round(len(here) * validation_share))
-        for patient in rng.permutation(sorted(set(here))):
-            if sum(known in validating for known in here) >= wanted:
+        films = Counter(patient for patient, origin in zip(patients, sources, strict=True) if origin == source)
+        wanted = max(1, round(films.total() * validation_share))
+        taken = sum(films[patient] for patient in validating)  # met in an earlier collection already
+        for patient in rng.permutation(sorted(films)):
+            if taken >= wanted:
                 break
-            validating.add(str(patient))
+            if patient not in validating:
+                validating.add(str(patient))
+                taken += films[patient]
     if validating >= set(patients):
         validating.remove(sorted(validating)[0])
     return ["val" if patient in validating else "train" for patient in patients]

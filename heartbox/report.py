@@ -160,9 +160,7 @@ class TrainingFilm:
         figure = page_of_xrays(self.images, self.labels, shown, titles, columns=len(self.images), side=1.7)
         iou = history["val_iou"].iloc[-1]
         figure.suptitle(f"epoch {epoch}: mean validation IoU {iou:.3f}", fontsize=10)
-        with complete_or_absent(self.folder / f"epoch-{epoch:04d}.png") as part:
-            figure.savefig(part, dpi=80)
-        plt.close(figure)
+        save_figure(self.folder / f"epoch-{epoch:04d}.png", figure)
 
     def save(self, path: str | Path, epochs: int, milliseconds: int = 250) -> Path:
         """Join the frames of the first `epochs` epochs into a gif that dwells on the last one."""
@@ -283,3 +281,52 @@ def draw_evidence(found: Found, maps: NDArray) -> Figure:
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.04, aspect=60)
     bar.set_ticks([-1, 0, 1], labels=["pushes left or up", "nothing", "pushes right or down"])
     return figure
+
+
+def table_row(name: str, found: Found | None, error: str = "") -> dict:
+    """Return one image's row of a results table; with no answer, only its name and the error.
+
+    Parameters
+    ----------
+    name : str
+        What to call the image.
+    found : Found or None
+        What the detector found.
+    error : str
+        Why there is no answer.
+    """
+    row = dict.fromkeys(TABLE_COLUMNS)
+    row |= {"file": name, "error": error or None}
+    if found is None:
+        return row
+    rows, columns = found.xray.image.shape
+    row |= {"rows": rows, "columns": columns, "view": found.xray.view or None, "ctr": found.ctr}
+    for edge, value in zip(EDGES, found.heart, strict=True):
+        row[f"heart_{edge}"] = float(value)
+    if found.heart_interval is not None:
+        for edge, (low, high) in zip(EDGES, found.heart_interval, strict=True):
+            row |= {f"heart_{edge}_low": float(low), f"heart_{edge}_high": float(high)}
+    if found.thorax is not None:
+        row |= {f"thorax_{edge}": float(value) for edge, value in zip(EDGES, found.thorax, strict=True)}
+    if found.ctr_interval is not None:
+        row["ctr_low"], row["ctr_high"] = found.ctr_interval
+    if found.heart_mm is not None:
+        row["heart_width_mm"], row["heart_height_mm"] = found.heart_mm
+    return row | {"warnings": " ".join(found.warnings) or None, "notes": " ".join(found.notes) or None}
+
+
+TABLE_COLUMNS = [
+    "file",
+    *(f"heart_{edge}" for edge in EDGES),
+    *(f"heart_{edge}_{end}" for edge in EDGES for end in ("low", "high")),
+    *(f"thorax_{edge}" for edge in EDGES),
+    *("ctr", "ctr_low", "ctr_high", "heart_width_mm", "heart_height_mm"),
+    *("rows", "columns", "view", "warnings", "notes", "error"),
+]
+
+
+def save_figure(path: str | Path, figure: Figure) -> None:
+    """Write a figure as PNG, complete or not at all, and free its memory."""
+    with complete_or_absent(path) as part:
+        figure.savefig(part, dpi=100)
+    plt.close(figure)

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+os.environ.setdefault("MPLBACKEND", "Agg")  # no screen is needed to draw
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+from heartbox.networks import build_model  # noqa: E402
+from heartbox.training import save_weights  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +63,16 @@ def write_processed(folder: Path, train: int, val: int, size: int = 64, thorax: 
 def processed(tmp_path_factory) -> Path:
     """Return a processed folder of 24 training and 12 validation images of 64 px."""
     return write_processed(tmp_path_factory.mktemp("processed"), 24, 12)
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """Return weights of a network that always answers the same boxes (at 64 px), whatever it sees."""
+    model = build_model("resnet18", "regression", targets=("heart", "thorax"), size=64)
+    torch.nn.init.zeros_(model.last_layer.weight)
+    model.start_at(torch.tensor([20.0, 16, 40, 40, 12, 8, 52, 56]))
+    factors = [2.0, 4, 2, 4, 2, 4, 2, 4]
+    calibration = {"level": 0.9, "images": 50, "scaled": False, "factors": factors, "ctr": 0.05}
+    stats = {"mean": 0.5, "std": 0.25, "layout": "made"}
+    save_weights(tmp_path / "model.pt", model, stats, targets=["heart", "thorax"], calibration=calibration)
+    return tmp_path / "model.pt"

@@ -5,23 +5,7 @@ import pytest
 import torch
 
 from heartbox.detector import HeartDetector, as_xray, doubts
-from heartbox.networks import build_model
-from heartbox.training import save_weights
 from heartbox.xray import XRayError
-
-CALIBRATION = {"level": 0.9, "images": 50, "scaled": False, "factors": [2.0, 4, 2, 4, 2, 4, 2, 4], "ctr": 0.05}
-
-
-@pytest.fixture
-def weights(tmp_path):
-    """Weights of a network that always answers the same boxes, whatever it sees."""
-    model = build_model("resnet18", "regression", targets=("heart", "thorax"), size=64)
-    torch.nn.init.zeros_(model.last_layer.weight)
-    model.start_at(torch.tensor([20.0, 16, 40, 40, 12, 8, 52, 56]))
-    stats = {"mean": 0.5, "std": 0.25, "layout": "made"}
-    path = tmp_path / "model.pt"
-    save_weights(path, model, stats, targets=["heart", "thorax"], calibration=CALIBRATION)
-    return path
 
 
 def test_answer_is_in_original_pixels(weights):
