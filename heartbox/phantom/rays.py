@@ -235,16 +235,19 @@ def project_tubes(samples: Sequence[np.ndarray], size: int, coarse: int = 1) -> 
     s = np.concatenate(samples)
     # A margin keeps centre lines that run just outside the picture.
     margin = int(s[:, 4].max() / coarse) + 1
-    cells = size // coarse + 2 * margin
-    column = np.floor(s[:, 0] / coarse).astype(np.int32) + margin
-    row = np.floor(s[:, 1] / coarse).astype(np.int32) + margin
-    seen = (column >= 0) & (row >= 0) & (column < cells) & (row < cells)
-    s, cell = s[seen], row[seen] * cells + column[seen]
+    column = np.floor(s[:, 0] / coarse).astype(np.int32)
+    row = np.floor(s[:, 1] / coarse).astype(np.int32)
+    cells = size // coarse
+    seen = (column >= -margin) & (row >= -margin) & (column < cells + margin) & (row < cells + margin)
+    s, column, row = s[seen], column[seen], row[seen]
     if not len(s):
         return out
-    owner = np.full(cells * cells, -1, np.int32)
-    owner[cell] = np.arange(len(s), dtype=np.int32)
-    empty = (owner < 0).astype(np.uint8).reshape(cells, cells)
+    # Only the rectangle that the tubes can reach is looked at: most groups of tubes are small.
+    left, upper = column.min() - margin, row.min() - margin
+    wide, tall = column.max() + margin + 1 - left, row.max() + margin + 1 - upper
+    owner = np.full(tall * wide, -1, np.int32)
+    owner[(row - upper) * wide + column - left] = np.arange(len(s), dtype=np.int32)
+    empty = (owner < 0).astype(np.uint8).reshape(tall, wide)
     distance, label = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     filled = np.flatnonzero(owner >= 0)
     first = np.zeros(len(filled) + 1, np.int32)
@@ -253,8 +256,8 @@ def project_tubes(samples: Sequence[np.ndarray], size: int, coarse: int = 1) -> 
     nearest = first[label.ravel()[near]]
     # Drop cells beyond their own tube before the expansion to pixels.
     keep = distance.ravel()[near] * coarse < s[nearest, 4] + 1.5 * coarse
-    row, column = near // cells - margin, near % cells - margin
-    keep &= (row >= 0) & (column >= 0) & (row < size // coarse) & (column < size // coarse)
+    row, column = near // wide + upper, near % wide + left
+    keep &= (row >= 0) & (column >= 0) & (row < cells) & (column < cells)
     nearest, row, column = nearest[keep], row[keep] * coarse, column[keep] * coarse
     x, y, nx, ny, high, deep, wall, wall_px, wall_mu, core_mu, end = np.ascontiguousarray(s[nearest].T)
     thin = np.maximum(high, 0.6)  # a line thinner than the pixel keeps its amount, spread over the pixel
