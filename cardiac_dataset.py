@@ -107,11 +107,20 @@ class CardiacDataset(Dataset):
         self.positions = np.flatnonzero(table["split"] == split)
         if not len(self.positions):
             raise ValueError(f"no image in split {split!r}: there is {', '.join(table['split'].unique())}")
+        count = len(np.load(self.folder / "images.npy", mmap_mode="r"))
+        if count != len(table):
+            raise ValueError(f"{self.folder}: {count} images but {len(table)} labels; run 01-Preprocessing.ipynb again")
         self.labels = table.iloc[self.positions].reset_index(drop=True)
         columns = [f"{target}_{edge}" for target in targets for edge in EDGES]
         self.boxes = self.labels[columns].to_numpy(np.float32).reshape(-1, len(targets), 4)
         self.rule = rule
         self.augmentation = make_augmentation() if augment else None
+
+    @staticmethod
+    def known_targets(folder: str | Path, targets: Sequence[str]) -> tuple[str, ...]:
+        """Return those of `targets` that a processed folder has labels for: RSNA's csv, say, knows no thorax."""
+        table = pd.read_csv(Path(folder) / "labels.csv")
+        return tuple(target for target in targets if table[f"{target}_{EDGES[0]}"].notna().any())
 
     def __len__(self) -> int:
         return len(self.positions)

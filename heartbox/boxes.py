@@ -171,6 +171,28 @@ def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
+def ratio_spread(boxes: ArrayLike, spread: ArrayLike) -> NDArray[np.float64]:
+    """Carry the spread of the four side borders over to the cardiothoracic ratio.
+
+    Parameters
+    ----------
+    boxes, spread : array_like, shape (..., 8)
+        Edges of heart and thorax in pixels, and the spread of each; the edges' errors are taken as independent.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        First-order spread of the ratio; NaN where there is no ratio.
+    """
+    boxes, spread = np.asarray(boxes, dtype=np.float64), np.asarray(spread, dtype=np.float64)
+    ratio = cardiothoracic_ratio(boxes[..., :4], boxes[..., 4:])
+    thorax_width = boxes[..., 6] - boxes[..., 4]
+    heart = np.hypot(spread[..., 0], spread[..., 2])
+    thorax = np.hypot(spread[..., 4], spread[..., 6])
+    unknown = np.full(ratio.shape, np.nan)
+    return np.divide(np.hypot(heart, ratio * thorax), thorax_width, out=unknown, where=thorax_width > 0)
+
+
 def cardiothoracic_ratio(heart: ArrayLike, thorax: ArrayLike) -> NDArray[np.float64]:
     """Widest heart over widest inner chest: the ratio that screening for an enlarged heart is based on.
 

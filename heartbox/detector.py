@@ -15,10 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
+from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, ratio_spread, scale_boxes
 from heartbox.evidence import evidence_maps
 from heartbox.networks import WEIGHTS_FORMAT, build_model
 from heartbox.xray import XRay, XRayError, load_xray, resize_xray
+
+PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
+FOREIGN = "These weights were trained on synthetic films alone; on a real film their answer is a guess."
+FRONTAL = ("PA", "AP", "")
+UPRIGHT = "L\\F"  # Patient Orientation of a film as it is usually looked at
+CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class Found:
 
     @property
     def heart_mm(self) -> tuple[float, float] | None:
-        """Width and height of the heart in millimetres, or None where the file has no pixel spacing."""
-        if self.xray.pixel_spacing is None:
+        """Width and height of the heart in millimetres; None where the file has no pixel spacing, or a wrong one."""
+        if self.xray.pixel_spacing is None or not spacing_is_plausible(self.xray, self.thorax):
             return None
         row_mm, column_mm = self.xray.pixel_spacing
         x_min, y_min, x_max, y_max = self.heart
@@ -156,16 +162,20 @@ class HeartDetector:
         ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
         interval, ctr_interval, level = None, None, None
         calibration = self.config.get("calibration")
-        if calibration:
+        # Margins measured on synthetic films say nothing about a real one.
+        if calibration and not self._is_foreign(xray):
             level = calibration["level"]
             unit = spread if calibration["scaled"] else np.ones_like(spread)
             margin = np.array(calibration["factors"][:4]) * np.maximum(unit[:4], 1e-3)
             around = np.stack([coordinates[:4] - margin, coordinates[:4] + margin])
-            interval = scale_boxes(around, (size, size), shape).T
+            interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
             if ctr is not None and math.isfinite(calibration["ctr"]):
-                ctr_interval = (ctr - calibration["ctr"], ctr + calibration["ctr"])
-        warnings = doubts(xray.image, heart, thorax, interval)
-        return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray))
+                reach = calibration["ctr"] * float(ratio_spread(coordinates, unit))
+                ctr_interval = (ctr - reach, ctr + reach)
+        warnings = doubts(xray, heart, thorax, interval)
+        if self._is_foreign(xray):
+            warnings = (FOREIGN, *warnings)
+        return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
         """Return one signed evidence map for each heart edge.
@@ -190,6 +200,10 @@ class HeartDetector:
         maps = evidence_maps(self.model, self._tensor(xray))[0, :4].numpy()
         rows, columns = xray.image.shape
         return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
+
+    def _is_foreign(self, xray: XRay) -> bool:
+        """Tell whether weights trained on phantoms alone are asked about something that is no phantom."""
+        return self.config["layout"] == "phantom" and xray.manufacturer != PHANTOM_MAKER
 
     def _tensor(self, xray: XRay) -> torch.Tensor:
         image = resize_xray(xray.image, self.config["size"])
@@ -218,8 +232,12 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
     if isinstance(source, XRay):
         return source
     if isinstance(source, str | Path):
+        if not str(source):
+            raise XRayError("no file named: give the path of an X-ray")
         return load_xray(source)
-    array = np.asarray(source)
+    if not isinstance(source, np.ndarray):
+        raise XRayError(f"{type(source).__name__}: neither a path nor a NumPy array (rows, columns); give one of these")
+    array = source
     if array.ndim != 2 or array.size == 0:
         raise XRayError(f"array: an X-ray is a 2-D array (rows, columns), this has the shape {array.shape}")
     if np.issubdtype(array.dtype, np.unsignedinteger):
@@ -233,44 +251,65 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
             )
         image = array.astype(np.float32)
     else:
-        raise XRayError(f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}")
+        raise XRayError(
+            f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}; convert it, "
+            "for example with (image - image.min()) / (image.max() - image.min())"
+        )
     return XRay(image, Path("array"))
 
 
-def doubts(image: NDArray, heart: NDArray, thorax: NDArray | None, interval: NDArray | None = None) -> tuple[str, ...]:
+def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray | None = None) -> tuple[str, ...]:
     """List, as plain sentences, what makes an answer untrustworthy.
 
     Parameters
     ----------
-    image : ndarray, shape (rows, columns)
-        In [0, 1].
+    xray : XRay
+        The image and its header.
     heart, thorax : ndarray, shape (4,)
-        Boxes in pixels of `image`; the thorax may be None.
+        Boxes in pixels of the image; the thorax may be None.
     interval : ndarray, shape (4, 2), optional
         Bounds of the heart's edges.
     """
     found = []
-    if np.ptp(np.percentile(image, (5, 95))) < 0.05:
+    if np.ptp(np.percentile(xray.image, (5, 95))) < 0.05:
         found.append("There is hardly any contrast in this image.")
-    rows, columns = image.shape
+    rows, columns = xray.image.shape
+    if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
+        found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
+    if xray.view not in FRONTAL:
+        found.append(f"The view is {xray.view}; the network knows frontal films only.")
+    if xray.orientation not in ("", UPRIGHT):
+        found.append(f"Patient Orientation is {xray.orientation}: the film is turned or mirrored, and read as stored.")
+    if heart[2] <= heart[0] or heart[3] <= heart[1]:
+        found.append("The heart's edges are in the wrong order: no heart was found.")
     share = float(box_areas(heart)) / (rows * columns)
     # Hearts of the real films that this was built with cover 4 to 27 % of their image.
     if not 0.02 < share < 0.40:
         found.append(f"The heart's box covers {share:.0%} of the image, which no heart on a chest film does.")
     if thorax is not None:
         ratio = float(cardiothoracic_ratio(heart, thorax))
-        if not 0.25 < ratio < 0.85:
+        if math.isfinite(ratio) and not 0.25 < ratio < 0.85:
             found.append(f"The cardiothoracic ratio of {ratio:.2f} is not plausible.")
-        if heart[0] < thorax[0] or heart[2] > thorax[2]:
+        if heart[0] < thorax[0] or heart[2] > thorax[2] or heart[1] < thorax[1]:
             found.append("The heart's box reaches out of the chest's.")
     if interval is not None:
         width = interval[:, 1] - interval[:, 0]
-        if (width > 0.25 * np.array([columns, rows, columns, rows])).any():
-            found.append("The margin of at least one edge is wider than a quarter of the image.")
+        if (width > 0.2 * np.array([columns, rows, columns, rows])).any():
+            found.append("The margin of at least one edge is wider than a fifth of the image.")
     return tuple(found)
 
 
-def caveats(xray: XRay) -> tuple[str, ...]:
+def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
+    """Tell whether the file's pixel spacing gives a chest of a possible width; True where that cannot be told.
+
+    Films that were shrunk for sharing often keep the spacing of the original.
+    """
+    if xray.pixel_spacing is None or thorax is None:
+        return True
+    return CHEST_MM[0] < (thorax[2] - thorax[0]) * xray.pixel_spacing[1] < CHEST_MM[1]
+
+
+def caveats(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
     """List, as plain sentences, what a reader of the numbers should know although the box is not in doubt."""
     found = list(xray.notes)
     if xray.view == "AP":
@@ -279,4 +318,10 @@ def caveats(xray: XRay) -> tuple[str, ...]:
         found.append("The view is not known: in an AP view the ratio reads too high.")
     if xray.pixel_spacing is None:
         found.append("The file has no pixel spacing, so there is no size in millimetres.")
+    elif not spacing_is_plausible(xray, thorax):
+        width = (thorax[2] - thorax[0]) * xray.pixel_spacing[1]
+        found.append(
+            f"By the file's pixel spacing this chest is {width:.0f} mm wide: unless it is a small child's, the spacing "
+            "is not that of this image, so no millimetres are given."
+        )
     return tuple(found)

@@ -28,6 +28,8 @@ THORAX_COLUMNS = ("thorax_x0", "thorax_y0", "thorax_w", "thorax_h")
 # The published exercise trains on the first 400 rows of its csv and validates on the other 96.
 RSNA_PUBLISHED_ROWS, RSNA_PUBLISHED_TRAIN = 496, 400
 CTR_SOURCES = ("jsrt", "wingspan")
+# Below this range between the 5th and the 95th percentile, out of 1, there is little to see in a film.
+LOW_CONTRAST = 0.1
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
 LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing"]
 
@@ -76,6 +78,8 @@ class Prepared:
         lines += [f"  skipped {row.name}: {row.reason}" for row in self.skipped.head(10).itertuples(index=False)]
         if len(self.skipped) > 10:
             lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
+        if counts["low_contrast"]:
+            lines.append(f"{counts['low_contrast']} of them have hardly any contrast (they are used all the same)")
         return "\n".join(lines)
 
 
@@ -86,8 +90,9 @@ def recognise_layout(folder: str | Path) -> str | None:
     """Tell which layout lies in `folder`: ``"rsna"``, ``"phantom"``, ``"ctr"``, or None if it is none of them."""
     folder = Path(folder)
     if (folder / RSNA_CSV).is_file() and (folder / RSNA_IMAGES).is_dir():
-        header = pd.read_csv(folder / RSNA_CSV, nrows=0).columns
-        return "phantom" if set(THORAX_COLUMNS) <= set(header) else "rsna"
+        with (folder / RSNA_CSV).open(encoding="utf-8", errors="replace") as file:
+            header = {column.strip() for column in file.readline().split(",")}
+        return "phantom" if set(THORAX_COLUMNS) <= header else "rsna"
     if any((folder / source / "png").is_dir() for source in CTR_SOURCES):
         return "ctr"
     return None
@@ -135,11 +140,9 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
         if layout in ("rsna", "ctr"):
             return folder, f"Data: the {layout.upper()} layout in {folder.as_posix()}/."
     folder = default / "phantom"
+    verb = "are used, from" if (folder / RSNA_CSV).is_file() else "were made in"
     write_phantoms(folder, count=count, seed=seed)
-    return (
-        folder,
-        f"Data: no X-rays in {default.as_posix()}/, so {count} synthetic ones were made in {folder.as_posix()}/.",
-    )
+    return folder, f"Data: no X-rays in {default.as_posix()}/, so {count} synthetic ones {verb} {folder.as_posix()}/."
 
 
 # ---------------------------------------------------------------- what lies in it
@@ -173,31 +176,54 @@ def list_films(folder: str | Path) -> tuple[list[Film], list[tuple[str, str]]]:
 
 
 def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, str]]]:
-    table = pd.read_csv(folder / RSNA_CSV, dtype={"name": str, "label": str})
-    missing = [column for column in RSNA_COLUMNS if column not in table.columns]
-    if missing:
-        raise ValueError(f"{folder / RSNA_CSV}: column {', '.join(missing)} is missing; expected {RSNA_COLUMNS}")
+    table = _read_table(folder / RSNA_CSV)
     films, problems, seen = [], [], set()
     for row, record in enumerate(table.to_dict("records")):
-        if record["label"] != "heart":
+        name = str(record["name"]).strip().removesuffix(".dcm")
+        where = f"row {row + 2} of the csv"
+        if str(record["label"]).strip().lower() != "heart":
+            problems.append((name, f"{where}: the label is {record['label']!r}, not 'heart'"))
             continue
-        name = str(record["name"])
-        shape = (int(record["img_shape_y"]), int(record["img_shape_x"]))
-        heart = box_from_xywh([record[key] for key in ("x0", "y0", "w", "h")])
-        thorax = None
-        if layout == "phantom":
-            thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
+        try:
+            shape = (int(record["img_shape_y"]), int(record["img_shape_x"]))
+            heart = box_from_xywh([record[key] for key in ("x0", "y0", "w", "h")])
+            thorax = None
+            if layout == "phantom":
+                thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
+        except ValueError as error:
+            problems.append((name, f"{where}: a box is four numbers in a frame of two ({error})"))
+            continue
         path = folder / RSNA_IMAGES / f"{name}.dcm"
         if name in seen:
             problems.append((name, "a second row for the same image; the first is used"))
         elif not path.is_file():
             problems.append((name, f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
-        elif not box_areas(clip_boxes(heart, shape)) > 0:
-            problems.append((name, f"row {row + 2} of the csv: the box lies outside the image or is empty"))
+        elif not box_areas(heart) > 0:
+            problems.append((name, f"{where}: the box is empty"))
+        # A per cent over the border is rounding; more is a mistake that clipping would hide.
+        elif np.abs(clip_boxes(heart, shape) - heart).max() > 0.01 * max(shape):
+            problems.append((name, f"{where}: the box reaches outside the image"))
         else:
             films.append(Film(name, layout, path, row, tuple(heart), thorax, shape))
         seen.add(name)
     return films, problems
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # empty, binary, torn quotes: pandas has an exception for each
+        raise ValueError(
+            f"{path}: cannot be read as a csv ({error}); save it again as comma-separated UTF-8"
+        ) from error
+    table.columns = table.columns.str.strip()
+    missing = [column for column in RSNA_COLUMNS if column not in table.columns]
+    if missing:
+        raise ValueError(
+            f"{path}: column {', '.join(missing)} is missing; its first line must be {','.join(RSNA_COLUMNS)}, "
+            "with commas between"
+        )
+    return table
 
 
 def _list_ctr(folder: Path) -> tuple[list[Film], list[tuple[str, str]]]:
@@ -226,21 +252,24 @@ def _read_film(task: tuple[Film, int]) -> tuple[np.ndarray, dict, str] | str:
             heart, thorax = _boxes_from_masks(film, xray.image.shape)
             box_shape = xray.image.shape
     except ValueError as error:  # an XRayError, or a mask that is empty or of another size
-        return str(error).replace(str(film.path), film.path.name)
+        return str(error).replace(f"{film.path.parent}{os.sep}", "").replace(f"{film.path.parents[1]}{os.sep}", "")
     boxes = clip_boxes(scale_boxes(heart, box_shape, (size, size)), (size, size))
     record = {"name": film.name, "source": film.source}
     record |= dict(zip(BOX_COLUMNS[:4], boxes, strict=True))
     if thorax is not None:
         record |= dict(zip(BOX_COLUMNS[4:], scale_boxes(thorax, box_shape, (size, size)), strict=True))
+    small = resize_xray(xray.image, size)
+    record["low_contrast"] = bool(np.ptp(np.percentile(small, (5, 95))) < LOW_CONTRAST)
     record["rows"], record["columns"] = xray.image.shape
     record["pixel_spacing"] = "\\".join(f"{mm:g}" for mm in xray.pixel_spacing) if xray.pixel_spacing else None
-    return resize_xray(xray.image, size).astype(np.float16), record, xray.patient_id or film.name
+    return small.astype(np.float16), record, xray.patient_id or film.name
 
 
 def _boxes_from_masks(film: Film, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     masks = []
     for path in film.masks:
-        mask = read_xray(path) > 0.5
+        mask = read_xray(path)
+        mask = mask > 0.5 * mask.max()  # some masks are written as 0 and 255, others as 0 and 1
         if mask.shape != shape:
             raise ValueError(f"{path.name}: the mask of {path.parent.name} is {mask.shape}, the image {shape}")
         if not mask.any():
@@ -362,6 +391,9 @@ def prepare(
     records, patients, used, sums = [], [], [], []
     tasks = [(film, size) for film in films]
     results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
+    # The statistics go first and come last: without them the folder counts as not prepared, so a run that is
+    # stopped on the way cannot leave new images beside old labels.
+    (out / "stats.json").unlink(missing_ok=True)
     with complete_or_absent(out / "images.npy") as part, part.open("wb") as stream:
         _write_npy_header(stream, 0, size)
         for film, result in zip(films, results, strict=True):
@@ -386,6 +418,7 @@ def prepare(
     mean = total / pixels
     skipped = pd.DataFrame(problems, columns=["name", "reason"])
     counts = {"train": split.count("train"), "val": split.count("val"), "skipped": len(skipped)}
+    counts["low_contrast"] = sum(record["low_contrast"] for record in records)
     stats = {
         "mean": float(mean),
         "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0))),

@@ -16,6 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from heartbox.detector import Found
 
 # One meaning, one colour everywhere; the two can be told apart with any colour vision, and by their dashes.
+DARK_OUTLINE = [withStroke(linewidth=2.5, foreground="#202020")]  # legible on dark lung and bright bone alike
 LABEL, PREDICTION, THORAX = "#35d0ba", "#ff9f1c", "#8ab6f9"
 
 
@@ -91,7 +94,7 @@ def page_of_xrays(
                 for k, box in enumerate(np.reshape(boxes[i], (-1, 4))):
                     draw_box(ax, box, colour if k == 0 else THORAX, name if k == 0 else "chest", dashed)
     handles, names = np.atleast_1d(axes).flat[0].get_legend_handles_labels()
-    if len(handles) > 1:
+    if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
@@ -122,14 +125,16 @@ def draw_history(history: pd.DataFrame, baseline_mae: float) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3))
     left.plot(history["epoch"], history["train_loss"], label="training", color="#4a6fa5")
     left.plot(history["epoch"], history["val_loss"], label="validation", color=PREDICTION)
-    left.set(title="loss", yscale="log", xlabel="epoch")
+    left.set(title="loss", xlabel="epoch", ylim=(0, None))
     left.legend(frameon=False)
     middle.plot(history["epoch"], history["val_mae"], color=PREDICTION)
     middle.axhline(baseline_mae, color="grey", linestyle=":", label="mean box")
-    middle.set(title="validation error, px", ylim=(0, 2 * baseline_mae), xlabel="epoch")
+    middle.set(title="validation error, px", ylim=(0, None), xlabel="epoch")
     middle.legend(frameon=False)
     right.plot(history["epoch"], history["val_iou"], color=PREDICTION)
     right.set(title="validation IoU", ylim=(0, 1), xlabel="epoch")
+    for ax in (left, middle, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     return figure
 
@@ -148,13 +153,20 @@ class TrainingFilm:
         The X-rays, in [0, 1]: the first few of the validation set, in its order.
     labels : ndarray, shape (n, 4 * targets)
         Their boxes in pixels.
+
+    Attributes
+    ----------
+    drawn : int
+        Epochs drawn by this instance, and so trained since it was made.
     """
 
     def __init__(self, folder: str | Path, images: Sequence[NDArray], labels: NDArray):
         self.folder, self.images, self.labels = Path(folder), images, np.asarray(labels)[:, :4]
+        self.drawn = 0
 
     def __call__(self, epoch: int, predicted: NDArray, history: pd.DataFrame) -> None:
         """Draw one frame from the predictions for the whole validation set."""
+        self.drawn += 1
         shown = predicted[: len(self.images), :4]
         titles = [f"IoU {iou:.2f}" for iou in box_iou(shown, self.labels)]
         figure = page_of_xrays(self.images, self.labels, shown, titles, columns=len(self.images), side=1.7)
@@ -237,18 +249,30 @@ def draw_found(found: Found) -> Figure:
     if found.thorax is not None:
         draw_box(ax, found.thorax, THORAX, dashed=True)
         _arrow(ax, found.thorax[0], found.thorax[2], min(y_max + 0.05 * rows, 0.97 * rows), THORAX, "chest")
-    ax.text(0.02 * columns, 0.5 * rows, "patient's\nright", color="white", fontsize=8, va="center")
-    ax.text(0.98 * columns, 0.5 * rows, "patient's\nleft", color="white", fontsize=8, va="center", ha="right")
+    _mark_sides(ax, found)
     text.axis("off")
     text.text(0, 0.95, found.summary(), va="top", wrap=True, fontsize=10, linespacing=1.6)
     figure.tight_layout()
     return figure
 
 
+def _mark_sides(ax: Axes, found: Found) -> None:
+    """Write which side of the film is which of the patient's, where it is not turned."""
+    rows, columns = found.xray.image.shape
+    assumed = "" if found.xray.orientation else "\n(assumed)"  # most files do not say
+    sides = {"L": ("right", "left"), "R": ("left", "right")}.get((found.xray.orientation or "L")[0])
+    if sides is None:
+        return
+    for x, side, align in zip((0.02, 0.98), sides, ("left", "right"), strict=True):
+        words = ax.text(x * columns, 0.5 * rows, f"patient's\n{side}{assumed}", va="center", ha=align)
+        words.set(color="white", fontsize=8, path_effects=DARK_OUTLINE)
+
+
 def _arrow(ax: Axes, x_from: float, x_to: float, y: float, colour: str, name: str) -> None:
     ax.annotate("", (x_from, y), (x_to, y), arrowprops={"arrowstyle": "<->", "color": colour})
     words = f"{name} {x_to - x_from:.0f} px"
-    ax.text((x_from + x_to) / 2, y, words, color=colour, ha="center", va="bottom", fontsize=8)
+    label = ax.text((x_from + x_to) / 2, y, words, color=colour, ha="center", va="bottom", fontsize=9)
+    label.set_path_effects(DARK_OUTLINE)
 
 
 def draw_evidence(found: Found, maps: NDArray) -> Figure:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio
+from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio, ratio_spread
 from heartbox.files import complete_or_absent
 from heartbox.losses import box_loss, distribution_loss
 from heartbox.networks import WEIGHTS_FORMAT, build_model
@@ -266,9 +266,17 @@ def _make_optimizer(model: nn.Module, recipe: Recipe, steps: int):
 
 
 def _identity(recipe: Recipe, seed: int, train: Dataset, val: Dataset) -> str:
-    """Tell one run from another: recipe, seed, and a checksum of the boxes of both sides."""
+    """Tell one run from another: recipe, seed, and a checksum of the data of both sides.
+
+    All boxes count, and some images as they are served, so that another augmentation is another run too.
+    """
     checksum = zlib.crc32(all_boxes(val).tobytes(), zlib.crc32(all_boxes(train).tobytes()))
-    return json.dumps({**dataclasses.asdict(recipe), "seed": seed, "boxes": checksum}, sort_keys=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for side in (train, val):
+            for i in np.linspace(0, len(side) - 1, min(len(side), 8)).astype(int):
+                checksum = zlib.crc32(side[int(i)][0].numpy().tobytes(), checksum)
+    return json.dumps({**dataclasses.asdict(recipe), "seed": seed, "data": checksum}, sort_keys=True)
 
 
 def _features(model: nn.Module, x: Tensor) -> Tensor:
@@ -386,8 +394,9 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
     Returns
     -------
     dict or None
-        ``level``, ``images`` and ``factors`` (one an edge: margin = factor * spread), and ``ctr`` (the margin of
-        the ratio). None where there are too few films to say: fewer than nine for 90 %.
+        ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
+        (one an edge: margin = factor * spread) and ``ctr`` (the same for the ratio, see
+        :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
     """
     count = len(predicted)
     rank = math.ceil((count + 1) * level)
@@ -399,7 +408,8 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
     if predicted.shape[1] == 8:
         ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
         error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
-        result["ctr"] = float(np.sort(error)[rank - 1])
+        unit = np.ones_like(predicted) if spread is None else spread
+        result["ctr"] = float(np.sort(error / ratio_spread(predicted, unit))[rank - 1])
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 import struct
 import warnings
@@ -51,7 +52,7 @@ class XRayError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class XRay:
-    """An X-ray as an array, with what its header says.
+    r"""An X-ray as an array, with what its header says.
 
     Attributes
     ----------
@@ -74,6 +75,11 @@ class XRay:
         Bits that a sample of the file uses.
     transfer_syntax : str
         Name of the DICOM transfer syntax; for a picture ``"PNG"``, ``"JPEG"`` or ``"TIFF"``.
+    orientation : str
+        Where rows and columns lead to, as in Patient Orientation: ``"L\F"`` on a film as it is usually looked
+        at (rows to the patient's left, columns to the feet); empty where unknown.
+    manufacturer : str
+        Who made the device, as written in the file.
     notes : tuple of str
         What the reader had to decide or what a user should know, in plain sentences.
     """
@@ -87,6 +93,8 @@ class XRay:
     photometric: str = ""
     bits_stored: int = 8
     transfer_syntax: str = ""
+    orientation: str = ""
+    manufacturer: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -125,7 +133,8 @@ def load_xray(path: str | os.PathLike) -> XRay:
         with warnings.catch_warnings():
             # pydicom warns once for every element that bends the standard; what matters here becomes a note.
             warnings.simplefilter("ignore")
-            if data.startswith(PICTURE_MAGIC):
+            # The preamble before "DICM" may hold anything, a TIFF header too, so that is asked first.
+            if data[128:132] != b"DICM" and data.startswith(PICTURE_MAGIC):
                 return _read_picture(path, data)
             return _read_dicom(path, data)
     except XRayError:
@@ -133,7 +142,8 @@ def load_xray(path: str | os.PathLike) -> XRay:
     except Exception as error:  # decoders raise nearly everything on damaged data
         raise XRayError(
             f"{path}: the image cannot be decoded ({type(error).__name__}: {_one_line(error)}). "
-            "The file is probably damaged: fetch or export it again."
+            "Either it is damaged (fetch or export it again) or of a kind that the decoders here do not know "
+            "(convert it to an uncompressed transfer syntax with a DICOM toolkit)."
         ) from error
 
 
@@ -204,11 +214,11 @@ def resize_xray(image: np.ndarray, size: int) -> np.ndarray:
 def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
     """Return a regular file's bytes, or say why there are none to be had."""
     try:
-        path = Path(path)
+        path = Path(path).expanduser()
         status = path.stat()
     except FileNotFoundError:
         raise XRayError(f"{path}: there is no such file. Check the spelling and the folder.") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise XRayError(f"{path!r}: this path cannot be opened ({_one_line(error)}). Check it.") from error
     if stat.S_ISDIR(status.st_mode):
         raise XRayError(f"{path}: this is a folder. Name one file in it.")
@@ -228,7 +238,8 @@ def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
 
 
 def _one_line(error: BaseException, longest: int = 200) -> str:
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    words = re.sub(r" at 0x[0-9a-f]+", "", str(error))  # where an object lies says nothing to a reader
+    return " ".join(words.split())[:longest] or type(error).__name__
 
 
 def _check_size(path: Path, rows: int, columns: int) -> None:
@@ -351,6 +362,8 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
         photometric=photometric,
         bits_stored=bits,
         transfer_syntax=header.file_meta.TransferSyntaxUID.name,
+        orientation=_orientation(header),
+        manufacturer=text(header, "Manufacturer", upper=False),
         notes=tuple(notes),
     )
 
@@ -390,7 +403,7 @@ def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[st
     except NotImplementedError:
         raise XRayError(
             f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded. "
-            "Convert the file to Explicit VR Little Endian, for example with gdcmconv --raw."
+            "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
         ) from None
     if not decoder.is_available:
         package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "python-gdcm"
@@ -478,18 +491,17 @@ def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | N
 
 
 def _describe(header: Dataset, notes: list[str]) -> None:
-    """Add notes on what a radiographer would check first: kind, processing and orientation."""
+    """Add notes on what a radiographer would check first: kind and processing."""
     modality = text(header, "Modality")
     if modality not in RADIOGRAPHY:
         notes.append(f"The modality is {modality}: this may not be a plain X-ray.")
     if text(header, "PresentationIntentType") == "FOR PROCESSING":
         notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
+
+
+def _orientation(header: Dataset) -> str:
+    r"""Return Patient Orientation as written, such as ``"L\F"``, or nothing (PS3.3 C.7.6.1.1.1)."""
     try:
-        across, down = (str(one).strip().upper() for one in header.get("PatientOrientation") or ("L", "F"))
-    except Exception:
-        return
-    # PS3.3 C.7.6.1.1.1: where rows and columns lead to; a chest film leads to the left and to the feet.
-    if across and down and not (across.startswith("L") and down.startswith("F")):
-        notes.append(
-            f"Patient Orientation is {across}\\{down}: the film lies turned or mirrored; it is read as stored."
-        )
+        return "\\".join(str(one).strip().upper() for one in header.get("PatientOrientation") or ())
+    except Exception:  # garbled values fail inside pydicom in many ways
+        return ""

@@ -13,6 +13,7 @@ from heartbox.boxes import (
     box_iou,
     cardiothoracic_ratio,
     clip_boxes,
+    ratio_spread,
     rotation_matrix,
     scale_boxes,
     transform_box,
@@ -144,3 +145,14 @@ def test_ratio():
     assert cardiothoracic_ratio([40, 0, 100, 9], [10, 0, 130, 9]) == pytest.approx(0.5)
     assert np.isnan(cardiothoracic_ratio([40, 0, 100, 9], [np.nan] * 4))
     assert np.isnan(cardiothoracic_ratio([40, 0, 100, 9], [10, 0, 10, 9]))
+
+
+def test_ratio_spread_by_hand_and_by_throwing_dice():
+    boxes = np.array([40.0, 0, 100, 9, 10, 0, 130, 9])  # 60 / 120
+    spread = np.array([3.0, 0, 4, 0, 0, 0, 0, 0])
+    assert ratio_spread(boxes, spread) == pytest.approx(5 / 120)
+    spread[[4, 6]] = 2.0
+    thrown = boxes + np.random.default_rng(0).normal(size=(20000, 8)) * spread
+    assert ratio_spread(boxes, spread) == pytest.approx(
+        cardiothoracic_ratio(thrown[:, :4], thrown[:, 4:]).std(), rel=0.05
+    )

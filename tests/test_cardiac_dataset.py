@@ -145,3 +145,16 @@ def test_the_shim_for_imgaug_is_still_needed():
     helped = [sys.executable, "-W", "ignore", "-c", code]
     run = subprocess.run(helped, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
     assert run.stdout.startswith("0.4"), run.stderr
+
+
+def test_targets_without_labels_are_left_out(tmp_path, processed):
+    both = ("heart", "thorax")
+    assert CardiacDataset.known_targets(processed, both) == both
+    assert CardiacDataset.known_targets(write_processed(tmp_path, 2, 1, thorax=False), both) == ("heart",)
+
+
+def test_images_and_labels_of_different_runs_are_refused(tmp_path):
+    folder = write_processed(tmp_path, 4, 2)
+    np.save(folder / "images.npy", np.zeros((5, 64, 64), np.float16))
+    with pytest.raises(ValueError, match="5 images but 6 labels"):
+        CardiacDataset(folder)

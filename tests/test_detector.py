@@ -1,11 +1,13 @@
 """The detector: the way back to original pixels, margins, doubts, and refusals in plain words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from heartbox.detector import HeartDetector, as_xray, doubts
-from heartbox.xray import XRayError
+from heartbox.xray import XRay, XRayError
 
 
 def test_answer_is_in_original_pixels(weights):
@@ -16,10 +18,12 @@ def test_answer_is_in_original_pixels(weights):
     assert found.thorax == pytest.approx([48, 16, 208, 112], abs=1e-3)
     assert found.ctr == pytest.approx(80 / 160)
     assert found.heart_interval.ravel() == pytest.approx([72, 88, 24, 40, 152, 168, 72, 88], abs=1e-3)
-    assert found.ctr_interval == pytest.approx((0.45, 0.55))
+    # The ratio's factor is 0.05 and each edge counts as one pixel of 64: the heart's two make sqrt(2), the
+    # thorax's two half of that, over a thorax of 40 px: 0.0395.
+    assert found.ctr_interval == pytest.approx((0.5 - 0.05 * 0.03953, 0.5 + 0.05 * 0.03953), abs=1e-5)
     assert found.warnings == ()
     assert any("pixel spacing" in note for note in found.notes)
-    assert "Cardiothoracic ratio: 0.50 (0.45 to 0.55)" in found.summary()
+    assert "Cardiothoracic ratio: 0.50 (0.50 to 0.50)" in found.summary()
 
 
 def test_maps_have_the_shape_of_the_image(weights):
@@ -49,6 +53,9 @@ def test_integers_span_their_full_range():
         (np.array([[0.0, np.inf]]), "NaN or infinite"),
         (np.array([[0.0, 255.0]]), r"\[0, 1\]"),
         (np.array([[-1, 3]]), "int64"),
+        (None, "NoneType"),
+        ([[0.5, 0.5]], "list"),
+        ("", "no file named"),
     ],
 )
 def test_arrays_that_are_no_image(array, said):
@@ -57,15 +64,51 @@ def test_arrays_that_are_no_image(array, said):
 
 
 def test_implausible_boxes_are_doubted():
-    image = np.random.default_rng(0).uniform(0, 1, (100, 100))
-    good = doubts(image, np.array([35.0, 40, 75, 75]), np.array([10.0, 10, 90, 85]))
-    assert good == ()
-    tiny = doubts(image, np.array([50.0, 50, 55, 55]), None)
-    assert "covers 0%" in tiny[0]
-    outside = doubts(image, np.array([5.0, 40, 60, 75]), np.array([10.0, 10, 90, 85]))
-    assert "reaches out" in outside[0]
-    unsure = doubts(image, np.array([35.0, 40, 75, 75]), None, np.array([[20.0, 50], [39, 41], [74, 76], [74, 76]]))
-    assert "margin" in unsure[0]
+    film = as_xray(np.random.default_rng(0).uniform(0, 1, (200, 200)))
+    chest = np.array([20.0, 20, 180, 170])
+    assert doubts(film, np.array([70.0, 80, 150, 150]), chest) == ()
+    assert "covers 0%" in doubts(film, np.array([100.0, 100, 110, 110]), None)[0]
+    assert "reaches out" in doubts(film, np.array([10.0, 80, 120, 150]), chest)[0]
+    assert "wrong order" in doubts(film, np.array([120.0, 80, 70, 150]), None)[0]
+    unsure = np.array([[40.0, 100], [78, 82], [148, 152], [148, 152]])
+    assert "margin" in doubts(film, np.array([70.0, 80, 150, 150]), None, unsure)[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"), [({"view": "LL"}, "The view is LL"), ({"orientation": "R\\F"}, "turned or mirrored")]
+)
+def test_films_of_another_kind_are_doubted(weights, header, said):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
+    assert said in HeartDetector.from_weights(weights).detect(film).warnings[0]
+
+
+def test_a_tiny_picture_is_doubted(weights):
+    found = HeartDetector.from_weights(weights).detect(np.random.default_rng(0).uniform(0, 1, (2, 2)))
+    assert "not the size" in found.warnings[0]
+
+
+def test_weights_from_phantoms_doubt_real_films(weights):
+    saved = torch.load(weights, weights_only=True)
+    saved["config"]["layout"] = "phantom"
+    torch.save(saved, weights)
+    detector = HeartDetector.from_weights(weights)
+    image = np.random.default_rng(0).uniform(0, 1, (200, 200))
+    found = detector.detect(image)
+    assert "synthetic" in found.warnings[0]
+    assert found.heart_interval is None
+    assert found.ctr_interval is None
+    of_its_own = detector.detect(XRay(image, Path("film"), manufacturer="Heartbox phantom"))
+    assert of_its_own.warnings == ()
+    assert of_its_own.heart_interval is not None
+
+
+@pytest.mark.parametrize(("spacing", "given"), [(0.4, True), (0.1, False), (2.0, False)])
+def test_millimetres_only_where_they_are_possible(weights, spacing, given):
+    # the thorax of these weights is 40 of 64 px wide: 640 of 1024
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (1024, 1024)), Path("film"), (spacing, spacing), view="PA")
+    found = HeartDetector.from_weights(weights).detect(film)
+    assert (found.heart_mm is not None) == given
+    assert found.notes == () if given else "spacing is not that of this image" in found.notes[0]
 
 
 def test_files_that_are_no_weights(tmp_path):

@@ -244,7 +244,7 @@ def test_statistics_are_of_the_training_split_alone(tmp_path):
     assert prepared.stats["mean"] == pytest.approx(train.mean(), abs=1e-12)
     assert prepared.stats["std"] == pytest.approx(train.std(), abs=1e-9)
     assert prepared.stats["mean"] != pytest.approx(images.mean(), abs=1e-6)
-    assert prepared.stats["counts"] == {"train": 16, "val": 4, "skipped": 0}
+    assert prepared.stats["counts"] == {"train": 16, "val": 4, "skipped": 0, "low_contrast": 20}
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
@@ -272,18 +272,27 @@ def test_bad_films_are_skipped_with_their_reason(tmp_path):
     table.loc[4, ["x0", "y0", "w", "h"]] = [300, 10, 20, 20]
     table.loc[5, "w"] = 0
     table.loc[6, "x0"] = np.nan
+    table.loc[7, "label"] = "lung"
+    table = table.astype({"img_shape_x": object})
+    table.loc[8, "img_shape_x"] = "wide"
+    table.loc[9, "w"] = 900
+    table.loc[10, "name"] = "film-10.dcm"  # a name with its ending is understood
     table = pd.concat([table, table.tail(1)])
     table.to_csv(tmp_path / "raw" / "rsna_heart_detection.csv", index=False)
     prepared = run(tmp_path / "raw", tmp_path / "out")
     reasons = dict(zip(prepared.skipped["name"], prepared.skipped["reason"], strict=True))
-    assert set(reasons) == {f"film-{i}" for i in (1, 2, 3, 4, 5, 6, 11)}
+    assert set(reasons) == {f"film-{i}" for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)}
+    assert reasons["film-1"].startswith("film-1.dcm")  # named without the folders of this machine
+    assert "row 9 of the csv: the label is 'lung'" in reasons["film-7"]
+    assert "row 10 of the csv: a box is four numbers" in reasons["film-8"]
+    assert "reaches outside the image" in reasons["film-9"]
     assert "no stage_2_train_images/film-3.dcm" in reasons["film-3"]
     assert "outside the image" in reasons["film-4"]
     assert "empty" in reasons["film-5"]
     assert "second row" in reasons["film-11"]
-    assert prepared.stats["counts"]["skipped"] == 7
-    assert "7 skipped" in prepared.summary()
-    assert len(np.load(tmp_path / "out" / "images.npy")) == len(prepared.labels) == 6
+    assert prepared.stats["counts"]["skipped"] == 10
+    assert "10 skipped" in prepared.summary()
+    assert len(np.load(tmp_path / "out" / "images.npy")) == len(prepared.labels) == 3
     assert pd.read_csv(tmp_path / "out" / "skipped.csv")["name"].tolist() == prepared.skipped["name"].tolist()
 
 
@@ -312,6 +321,38 @@ def test_a_csv_without_its_columns(tmp_path):
     write_rsna(tmp_path, 2).drop(columns="w").to_csv(tmp_path / "rsna_heart_detection.csv", index=False)
     with pytest.raises(ValueError, match="column w is missing"):
         list_films(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b"label;x0;y0;w;h\nheart;1;2;3;4\n"])
+def test_a_csv_that_is_none_is_named(tmp_path, content):
+    write_rsna(tmp_path, 2)
+    (tmp_path / "rsna_heart_detection.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="rsna_heart_detection.csv: .*(csv|commas)"):
+        list_films(tmp_path)
+
+
+def test_masks_of_zeros_and_ones(tmp_path):
+    write_ctr(tmp_path / "raw", 2)
+    for path in (tmp_path / "raw").rglob("mask/*/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255)
+    labels = run(tmp_path / "raw", tmp_path / "out").labels
+    assert labels["heart_x_min"].tolist() == pytest.approx([89.6] * 4)
+
+
+def test_a_stopped_run_leaves_no_mixture(tmp_path, monkeypatch):
+    write_rsna(tmp_path / "raw", 8)
+    run(tmp_path / "raw", tmp_path / "out")
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        run(tmp_path / "raw", tmp_path / "out", size=32)
+    assert not (tmp_path / "out" / "stats.json").exists()
+
+
+def test_films_without_contrast_are_counted(tmp_path):
+    write_rsna(tmp_path / "raw", 4)  # flat grey, all of them
+    prepared = run(tmp_path / "raw", tmp_path / "out")
+    assert prepared.stats["counts"]["low_contrast"] == 4
+    assert "4 of them have hardly any contrast" in prepared.summary()
 
 
 def test_limit_takes_films_from_the_whole_list(tmp_path):
@@ -344,7 +385,7 @@ def test_real_rsna_files(real_data, tmp_path):
         rows.append(["heart", 91, 71, 77, 102, path.stem, 224, 224])
     pd.DataFrame(rows, columns=RSNA_COLUMNS).to_csv(tmp_path / "raw" / "rsna_heart_detection.csv", index=False)
     prepared = run(tmp_path / "raw", tmp_path / "out")
-    assert prepared.stats["counts"] == {"train": 8, "val": 2, "skipped": 0}
+    assert prepared.stats["counts"] == {"train": 8, "val": 2, "skipped": 0, "low_contrast": 0}
     assert prepared.labels["pixel_spacing"].notna().all()
     assert pydicom.dcmread(copy, stop_before_pixels=True).Rows == prepared.labels["rows"].iloc[-1]
     images = np.load(tmp_path / "out" / "images.npy").astype(float)
