@@ -14,12 +14,15 @@ import pandas as pd
 import pytest
 import torch
 
+from heartbox.phantom import write_phantoms
+from heartbox.prepare import RSNA_COLUMNS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
 
 def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
-    """Copy what the README says a copied notebook needs beside it, and the notebooks."""
+    """Copy the notebooks and what the README says belongs beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "heartbox", folder / "heartbox", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ["cardiac_dataset.py", *notebooks]:
@@ -91,6 +94,21 @@ def test_all_four_on_real_x_rays(tmp_path, real_data):
     assert check_artifacts(folder / "artifacts")["layout"] == "ctr"
     assert not (folder / "data").exists()
     assert "JPEG Baseline" in output_of(folder / NOTEBOOKS[3])
+
+
+@pytest.mark.slow
+def test_few_films_without_a_chest(tmp_path):
+    """Ten films in the RSNA layout, whose csv has no thorax: two validate, and nothing may speak of a ratio."""
+    folder = copy_project(tmp_path / "copy")
+    table = write_phantoms(tmp_path / "raw", count=10, size=256, progress=False)
+    table[list(RSNA_COLUMNS)].to_csv(tmp_path / "raw" / "rsna_heart_detection.csv", index=False)
+    run = execute(folder, NOTEBOOKS, CARDIAC_DATA=str(tmp_path / "raw"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    metrics = check_artifacts(folder / "artifacts")
+    assert metrics["layout"] == "rsna"
+    assert "ctr_mae" not in metrics["model"]
+    assert torch.load(folder / "artifacts/model/model.pt", weights_only=True)["config"]["targets"] == ["heart"]
+    assert "nan" not in output_of(folder / NOTEBOOKS[3])
 
 
 @pytest.mark.parametrize(("notebook", "first"), [(NOTEBOOKS[1], "01-"), (NOTEBOOKS[2], "01-"), (NOTEBOOKS[3], "03-")])

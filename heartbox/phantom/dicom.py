@@ -22,7 +22,7 @@ from heartbox.parallel import parallel_map
 from .film import MINIMUM_SIZE, Phantom, boxes, render
 from .subject import NOISE, Subject, keyed_generator, sample_subject
 
-GENERATION = 5  # part of every UID: a film drawn by an older version of the code is made anew
+GENERATION = 6  # part of every UID: a film drawn by an older version of the code is made anew
 NAMESPACE = uuid.UUID("6f0c5c1e-5a0b-5d5e-9d6e-1f3a7a0c9b21")
 FRAME = 224  # side of the frame in which the table gives its boxes
 TABLE = "rsna_heart_detection.csv"
@@ -127,7 +127,7 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.AcquisitionContextSequence = Sequence([])
     ds.DistanceSourceToDetector = "1150" if s.view == "AP" else "1800"
     ds.KVP = "90" if s.view == "AP" else "120"
-    # Detector. The spacing is at the detector; some files also give the spacing within the patient.
+    # Detector. The spacing is at the detector; some files repeat it as PixelSpacing, as real ones do.
     ds.DetectorType = "SCINTILLATOR"
     spacing = f"{phantom.pixel_spacing:.6f}"
     ds.ImagerPixelSpacing = [spacing, spacing]
@@ -191,7 +191,7 @@ def _work(job: tuple[Path, int, int, int]) -> dict:
 
 def write_phantoms(
     folder: Path | str,
-    count: int = 240,
+    count: int = 300,
     seed: int = 0,
     size: int = 1024,
     processes: int | None = None,
