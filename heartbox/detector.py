@@ -6,6 +6,7 @@ Uses xray, boxes, networks and evidence; knows nothing of training, of folders o
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,7 @@ from heartbox.xray import XRay, XRayError, load_xray, resize_xray
 
 PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
 FOREIGN = "These weights were trained on synthetic films alone; on a real film their answer is a guess."
-FRONTAL = ("PA", "AP", "")
-UPRIGHT = "L\\F"  # Patient Orientation of a film as it is usually looked at
+UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
 
@@ -160,6 +160,7 @@ class HeartDetector:
         heart = clip_boxes(boxes[0], shape)
         thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
         ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
+        ctr = None if ctr is None or math.isnan(ctr) else ctr
         interval, ctr_interval, level = None, None, None
         calibration = self.config.get("calibration")
         # Margins measured on synthetic films say nothing about a real one.
@@ -276,19 +277,21 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
     rows, columns = xray.image.shape
     if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
-    if xray.view not in FRONTAL:
+    if xray.view and not xray.view.startswith(("PA", "AP")):
         found.append(f"The view is {xray.view}; the network knows frontal films only.")
-    if xray.orientation not in ("", UPRIGHT):
+    if xray.orientation and not UPRIGHT.fullmatch(xray.orientation):
         found.append(f"Patient Orientation is {xray.orientation}: the film is turned or mirrored, and read as stored.")
     if heart[2] <= heart[0] or heart[3] <= heart[1]:
         found.append("The heart's edges are in the wrong order: no heart was found.")
     share = float(box_areas(heart)) / (rows * columns)
-    # Hearts of the real films that this was built with cover 4 to 27 % of their image.
+    # The hearts of the 406 labelled real films at hand cover 7 to 26 % of their image.
     if not 0.02 < share < 0.40:
         found.append(f"The heart's box covers {share:.0%} of the image, which no heart on a chest film does.")
     if thorax is not None:
         ratio = float(cardiothoracic_ratio(heart, thorax))
-        if math.isfinite(ratio) and not 0.25 < ratio < 0.85:
+        if math.isnan(ratio):
+            found.append("No chest was found.")
+        elif not 0.25 < ratio < 0.85:
             found.append(f"The cardiothoracic ratio of {ratio:.2f} is not plausible.")
         if heart[0] < thorax[0] or heart[2] > thorax[2] or heart[1] < thorax[1]:
             found.append("The heart's box reaches out of the chest's.")

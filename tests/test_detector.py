@@ -69,6 +69,7 @@ def test_implausible_boxes_are_doubted():
     assert doubts(film, np.array([70.0, 80, 150, 150]), chest) == ()
     assert "covers 0%" in doubts(film, np.array([100.0, 100, 110, 110]), None)[0]
     assert "reaches out" in doubts(film, np.array([10.0, 80, 120, 150]), chest)[0]
+    assert "No chest" in doubts(film, np.array([70.0, 80, 150, 150]), np.array([90.0, 20, 90, 170]))[0]
     assert "wrong order" in doubts(film, np.array([120.0, 80, 70, 150]), None)[0]
     unsure = np.array([[40.0, 100], [78, 82], [148, 152], [148, 152]])
     assert "margin" in doubts(film, np.array([70.0, 80, 150, 150]), None, unsure)[0]
@@ -80,6 +81,12 @@ def test_implausible_boxes_are_doubted():
 def test_films_of_another_kind_are_doubted(weights, header, said):
     film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
     assert said in HeartDetector.from_weights(weights).detect(film).warnings[0]
+
+
+@pytest.mark.parametrize("header", [{"view": "AP ERECT"}, {"orientation": "L\\F"}, {"orientation": "L\\FP"}])
+def test_usual_films_are_not_doubted(weights, header):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
+    assert HeartDetector.from_weights(weights).detect(film).warnings == ()
 
 
 def test_a_tiny_picture_is_doubted(weights):
