@@ -36,7 +36,7 @@ def list_images(paths: list[Path]) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, or 2 where there is nothing to do it with or on."""
+    """Run the command; return its exit code: 0, 1 if not one image got an answer, 2 if there is nothing to work on."""
     parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, or folders of them")
     parser.add_argument("--weights", type=Path, help="default: released weights, else those of notebook 03")
@@ -69,10 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
         with complete_or_absent(options.csv) as part:
             table.to_csv(part, index=False, float_format="%.3f", lineterminator="\n")
     else:
-        print(table[["file", "ctr", "warnings", "error"]].to_string(index=False, na_rep=""))
+        print(table[["file", "ctr", "warnings", "error"]].astype(object).fillna("").to_string(index=False))
     failed = int(table["error"].notna().sum())
     print(f"{len(table)} images, {len(table) - failed} answered, {failed} could not be read", file=sys.stderr)
-    return 0
+    return int(failed == len(table))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from torch import nn
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, ratio_spread, scale_boxes
 from heartbox.evidence import evidence_maps
 from heartbox.networks import WEIGHTS_FORMAT, build_model
-from heartbox.xray import XRay, XRayError, load_xray, resize_xray
+from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
 
 PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
 FOREIGN = "These weights were trained on synthetic films alone; on a real film their answer is a guess."
+FOREIGN_PHANTOM = "These weights were trained on films of patients; this film is synthetic."
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
@@ -62,9 +63,14 @@ class Found:
     notes: tuple[str, ...]
 
     @property
+    def has_heart(self) -> bool:
+        """Whether the edges stand in the right order, so that they enclose anything at all."""
+        return bool(box_areas(self.heart) > 0)
+
+    @property
     def heart_mm(self) -> tuple[float, float] | None:
         """Width and height of the heart in millimetres; None where the file has no pixel spacing, or a wrong one."""
-        if self.xray.pixel_spacing is None or not spacing_is_plausible(self.xray, self.thorax):
+        if self.xray.pixel_spacing is None or not self.has_heart or not spacing_is_plausible(self.xray, self.thorax):
             return None
         row_mm, column_mm = self.xray.pixel_spacing
         x_min, y_min, x_max, y_max = self.heart
@@ -72,6 +78,8 @@ class Found:
 
     def summary(self) -> str:
         """Say the answer in a few plain lines."""
+        if not self.has_heart:
+            return "\n".join(["No heart was found.", *(f"Doubt: {text}" for text in self.warnings)])
         x_min, y_min, x_max, y_max = self.heart
         lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
         if self.heart_interval is not None:
@@ -160,22 +168,24 @@ class HeartDetector:
         heart = clip_boxes(boxes[0], shape)
         thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
         ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
-        ctr = None if ctr is None or math.isnan(ctr) else ctr
+        # Edges in the wrong order enclose nothing: there is no heart, and no ratio and no margin of it either.
+        lost = not box_areas(heart) > 0
+        ctr = None if ctr is None or math.isnan(ctr) or lost else ctr
         interval, ctr_interval, level = None, None, None
         calibration = self.config.get("calibration")
         # Margins measured on synthetic films say nothing about a real one.
-        if calibration and not self._is_foreign(xray):
+        if calibration and not self._is_foreign(xray) and not lost:
             level = calibration["level"]
             unit = spread if calibration["scaled"] else np.ones_like(spread)
             margin = np.array(calibration["factors"][:4]) * np.maximum(unit[:4], 1e-3)
             around = np.stack([coordinates[:4] - margin, coordinates[:4] + margin])
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
-            if ctr is not None and math.isfinite(calibration["ctr"]):
-                reach = calibration["ctr"] * float(ratio_spread(coordinates, unit))
+            if ctr is not None and math.isfinite(calibration["ctr_factor"]):
+                reach = calibration["ctr_factor"] * float(ratio_spread(coordinates, unit))
                 ctr_interval = (ctr - reach, ctr + reach)
         warnings = doubts(xray, heart, thorax, interval)
         if self._is_foreign(xray):
-            warnings = (FOREIGN, *warnings)
+            warnings = (FOREIGN if self.config["layout"] == "phantom" else FOREIGN_PHANTOM, *warnings)
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
@@ -203,8 +213,8 @@ class HeartDetector:
         return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
 
     def _is_foreign(self, xray: XRay) -> bool:
-        """Tell whether weights trained on phantoms alone are asked about something that is no phantom."""
-        return self.config["layout"] == "phantom" and xray.manufacturer != PHANTOM_MAKER
+        """Tell whether weights trained on phantoms are asked about something else, or the other way round."""
+        return (self.config["layout"] == "phantom") != (xray.manufacturer == PHANTOM_MAKER)
 
     def _tensor(self, xray: XRay) -> torch.Tensor:
         image = resize_xray(xray.image, self.config["size"])
@@ -236,12 +246,18 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
         if not str(source):
             raise XRayError("no file named: give the path of an X-ray")
         return load_xray(source)
-    if not isinstance(source, np.ndarray):
-        raise XRayError(f"{type(source).__name__}: neither a path nor a NumPy array (rows, columns); give one of these")
+    if not isinstance(source, np.ndarray) or isinstance(source, np.ma.MaskedArray):
+        raise XRayError(f"{type(source).__name__}: neither a path nor a plain NumPy array; give one of these")
     array = source
     if array.ndim != 2 or array.size == 0:
         raise XRayError(f"array: an X-ray is a 2-D array (rows, columns), this has the shape {array.shape}")
     if np.issubdtype(array.dtype, np.unsignedinteger):
+        full = np.iinfo(array.dtype).max
+        if full > 255 and 1 < array.max() < full / 4:
+            raise XRayError(
+                f"array: {array.dtype} is read over its full range to {full}, but these values end at {array.max()} "
+                f"(pixels of a 10- or 12-bit film?); divide them by their own full range, or give the file itself"
+            )
         image = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
@@ -254,7 +270,7 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
     else:
         raise XRayError(
             f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}; convert it, "
-            "for example with (image - image.min()) / (image.max() - image.min())"
+            "for example with image = image.astype('float32'); image -= image.min(); image /= image.max()"
         )
     return XRay(image, Path("array"))
 
@@ -277,16 +293,19 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
     rows, columns = xray.image.shape
     if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
+    if xray.modality not in RADIOGRAPHY:
+        found.append(f"The modality is {xray.modality}: this is not a plain X-ray.")
     if xray.view and not xray.view.startswith(("PA", "AP")):
         found.append(f"The view is {xray.view}; the network knows frontal films only.")
     if xray.orientation and not UPRIGHT.fullmatch(xray.orientation):
         found.append(f"Patient Orientation is {xray.orientation}: the film is turned or mirrored, and read as stored.")
-    if heart[2] <= heart[0] or heart[3] <= heart[1]:
-        found.append("The heart's edges are in the wrong order: no heart was found.")
+    if not box_areas(heart) > 0:
+        found.append("The heart's edges are in the wrong order, so there is no heart between them.")
+        return tuple(found)
     share = float(box_areas(heart)) / (rows * columns)
     # The hearts of the 406 labelled real films at hand cover 7 to 26 % of their image.
     if not 0.02 < share < 0.40:
-        found.append(f"The heart's box covers {share:.0%} of the image, which no heart on a chest film does.")
+        found.append(f"The heart's box covers {share:.1%} of the image, which no heart on a chest film does.")
     if thorax is not None:
         ratio = float(cardiothoracic_ratio(heart, thorax))
         if math.isnan(ratio):
@@ -324,7 +343,7 @@ def caveats(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
     elif not spacing_is_plausible(xray, thorax):
         width = (thorax[2] - thorax[0]) * xray.pixel_spacing[1]
         found.append(
-            f"By the file's pixel spacing this chest is {width:.0f} mm wide: unless it is a small child's, the spacing "
-            "is not that of this image, so no millimetres are given."
+            f"By the file's pixel spacing this chest is {width:.0f} mm wide: unless it is a small child's, either the "
+            "spacing is not that of this image or the chest's box is wrong, so no millimetres are given."
         )
     return tuple(found)

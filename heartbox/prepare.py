@@ -64,12 +64,13 @@ class Film:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What :func:`prepare` did: the labels table, the statistics and the films it had to leave out."""
+    """What :func:`prepare` did: labels, statistics, the films it had to leave out, and those with little contrast."""
 
     folder: Path
     labels: pd.DataFrame
     stats: dict
     skipped: pd.DataFrame
+    pale: list[str]
 
     def summary(self) -> str:
         """Say in one or a few lines what was prepared and what was left out, and why."""
@@ -79,7 +80,8 @@ class Prepared:
         if len(self.skipped) > 10:
             lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
         if counts["low_contrast"]:
-            lines.append(f"{counts['low_contrast']} of them have hardly any contrast (they are used all the same)")
+            pale = ", ".join(self.pale[:5]) + (", ..." if len(self.pale) > 5 else "")
+            lines.append(f"{len(self.pale)} of them have hardly any contrast, and are used all the same: {pale}")
         return "\n".join(lines)
 
 
@@ -243,7 +245,7 @@ def _list_ctr(folder: Path) -> tuple[list[Film], list[tuple[str, str]]]:
 
 
 def _read_film(task: tuple[Film, int]) -> tuple[np.ndarray, dict, str] | str:
-    """Read one film: (image float16 (size, size), its row of labels.csv, its patient), or why it cannot be."""
+    """Read one film: (image float16 (size, size), its row of labels.csv, its patient if known), or why it cannot be."""
     film, size = task
     try:
         xray = load_xray(film.path)
@@ -262,7 +264,7 @@ def _read_film(task: tuple[Film, int]) -> tuple[np.ndarray, dict, str] | str:
     record["low_contrast"] = bool(np.ptp(np.percentile(small, (5, 95))) < LOW_CONTRAST)
     record["rows"], record["columns"] = xray.image.shape
     record["pixel_spacing"] = "\\".join(f"{mm:g}" for mm in xray.pixel_spacing) if xray.pixel_spacing else None
-    return small.astype(np.float16), record, xray.patient_id or film.name
+    return small.astype(np.float16), record, xray.patient_id
 
 
 def _boxes_from_masks(film: Film, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -388,7 +390,7 @@ def prepare(
     films, problems = list_films(folder)
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
-    records, patients, used, sums = [], [], [], []
+    records, patients, used, sums, named = [], [], [], [], 0
     tasks = [(film, size) for film in films]
     results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
     # The statistics go first and come last: without them the folder counts as not prepared, so a run that is
@@ -405,20 +407,24 @@ def prepare(
             exact = image.astype(np.float64)  # the statistics of what training will see, float16 rounding included
             sums.append((exact.size, exact.sum(), np.square(exact).sum()))
             records.append(record)
-            patients.append(patient)
+            patients.append(patient or film.name)  # where the file names no patient, each film counts as one
+            named += bool(patient)
             used.append(film)
         if not used:
             raise ValueError(f"{folder}: not one X-ray could be read; the first reason: {problems[0][1]}")
         stream.seek(0)
         _write_npy_header(stream, len(used), size)
         split, rule = _split(used, patients, layout, seed, validation_share)
+        if not named:
+            rule = rule.replace("by patient", "by film (no file names its patient)")
     labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
     labels["split"] = split
     pixels, total, squares = np.array(sums)[labels["split"].to_numpy() == "train"].sum(axis=0)
     mean = total / pixels
     skipped = pd.DataFrame(problems, columns=["name", "reason"])
     counts = {"train": split.count("train"), "val": split.count("val"), "skipped": len(skipped)}
-    counts["low_contrast"] = sum(record["low_contrast"] for record in records)
+    pale = [record["name"] for record in records if record["low_contrast"]]
+    counts["low_contrast"] = len(pale)
     stats = {
         "mean": float(mean),
         "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0))),
@@ -434,7 +440,7 @@ def prepare(
         skipped.to_csv(part, index=False, lineterminator="\n")
     with complete_or_absent(out / "stats.json") as part:
         part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-    return Prepared(out, labels, stats, skipped)
+    return Prepared(out, labels, stats, skipped, pale)
 
 
 def _write_npy_header(stream, count: int, size: int) -> None:

@@ -237,15 +237,16 @@ def draw_found(found: Found) -> Figure:
     rows, columns = image.shape
     figure, (ax, text) = plt.subplots(1, 2, figsize=(11, 6), width_ratios=(3, 2))
     show_xray(ax, image)
-    draw_box(ax, found.heart, PREDICTION)
     x_min, y_min, x_max, y_max = found.heart
+    if found.has_heart:
+        draw_box(ax, found.heart, PREDICTION)
+        _arrow(ax, x_min, x_max, (y_min + y_max) / 2, PREDICTION, "heart")
     if found.heart_interval is not None:
         for edge, (low, high) in enumerate(found.heart_interval):
             corner, width, height = ((low, y_min), high - low, y_max - y_min)
             if edge % 2:
                 corner, width, height = ((x_min, low), x_max - x_min, high - low)
             ax.add_patch(Rectangle(corner, width, height, color=PREDICTION, alpha=0.3, linewidth=0))
-    _arrow(ax, x_min, x_max, (y_min + y_max) / 2, PREDICTION, "heart")
     if found.thorax is not None:
         draw_box(ax, found.thorax, THORAX, dashed=True)
         _arrow(ax, found.thorax[0], found.thorax[2], min(y_max + 0.05 * rows, 0.97 * rows), THORAX, "chest")
@@ -271,7 +272,8 @@ def _mark_sides(ax: Axes, found: Found) -> None:
 def _arrow(ax: Axes, x_from: float, x_to: float, y: float, colour: str, name: str) -> None:
     ax.annotate("", (x_from, y), (x_to, y), arrowprops={"arrowstyle": "<->", "color": colour})
     words = f"{name} {x_to - x_from:.0f} px"
-    label = ax.text((x_from + x_to) / 2, y, words, color=colour, ha="center", va="bottom", fontsize=9)
+    lifted = y - 0.01 * ax.get_ylim()[0]  # off its arrow
+    label = ax.text((x_from + x_to) / 2, lifted, words, color=colour, ha="center", va="bottom", fontsize=9)
     label.set_path_effects(DARK_OUTLINE)
 
 

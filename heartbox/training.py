@@ -395,7 +395,7 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
     -------
     dict or None
         ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
-        (one an edge: margin = factor * spread) and ``ctr`` (the same for the ratio, see
+        (one an edge: margin = factor * spread) and ``ctr_factor`` (the same for the ratio, see
         :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
     """
     count = len(predicted)
@@ -404,12 +404,12 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
         return None
     scaled = np.abs(predicted - truth) / (1.0 if spread is None else np.maximum(spread, 1e-3))
     factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
-    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr": math.nan}
+    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr_factor": math.nan}
     if predicted.shape[1] == 8:
         ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
         error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
         unit = np.ones_like(predicted) if spread is None else spread
-        result["ctr"] = float(np.sort(error / ratio_spread(predicted, unit))[rank - 1])
+        result["ctr_factor"] = float(np.sort(error / ratio_spread(predicted, unit))[rank - 1])
     return result
 
 

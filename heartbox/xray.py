@@ -80,6 +80,8 @@ class XRay:
         at (rows to the patient's left, columns to the feet); empty where unknown.
     manufacturer : str
         Who made the device, as written in the file.
+    modality : str
+        ``"DX"``, ``"CR"`` ..., as written in the file; see `RADIOGRAPHY` for those that plain films come under.
     notes : tuple of str
         What the reader had to decide or what a user should know, in plain sentences.
     """
@@ -95,6 +97,7 @@ class XRay:
     transfer_syntax: str = ""
     orientation: str = ""
     manufacturer: str = ""
+    modality: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -364,6 +367,7 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
         transfer_syntax=header.file_meta.TransferSyntaxUID.name,
         orientation=_orientation(header),
         manufacturer=text(header, "Manufacturer", upper=False),
+        modality=text(header, "Modality"),
         notes=tuple(notes),
     )
 
@@ -491,10 +495,7 @@ def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | N
 
 
 def _describe(header: Dataset, notes: list[str]) -> None:
-    """Add notes on what a radiographer would check first: kind and processing."""
-    modality = text(header, "Modality")
-    if modality not in RADIOGRAPHY:
-        notes.append(f"The modality is {modality}: this may not be a plain X-ray.")
+    """Add notes on what a radiographer would check first."""
     if text(header, "PresentationIntentType") == "FOR PROCESSING":
         notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
 

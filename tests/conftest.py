@@ -72,7 +72,7 @@ def weights(tmp_path) -> Path:
     torch.nn.init.zeros_(model.last_layer.weight)
     model.start_at(torch.tensor([20.0, 16, 40, 40, 12, 8, 52, 56]))
     factors = [2.0, 4, 2, 4, 2, 4, 2, 4]
-    calibration = {"level": 0.9, "images": 50, "scaled": False, "factors": factors, "ctr": 0.05}
+    calibration = {"level": 0.9, "images": 50, "scaled": False, "factors": factors, "ctr_factor": 0.05}
     stats = {"mean": 0.5, "std": 0.25, "layout": "made"}
     save_weights(tmp_path / "model.pt", model, stats, targets=["heart", "thorax"], calibration=calibration)
     return tmp_path / "model.pt"

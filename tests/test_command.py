@@ -43,7 +43,7 @@ def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
 
 
 def test_a_missing_file_is_a_row_and_no_traceback(weights, capsys):
-    assert main(["nowhere.dcm", "--weights", str(weights)]) == 0
+    assert main(["nowhere.dcm", "--weights", str(weights)]) == 1
     assert "there is no such file" in capsys.readouterr().out
 
 

@@ -53,6 +53,8 @@ def test_integers_span_their_full_range():
         (np.array([[0.0, np.inf]]), "NaN or infinite"),
         (np.array([[0.0, 255.0]]), r"\[0, 1\]"),
         (np.array([[-1, 3]]), "int64"),
+        (np.array([[0, 4095]], dtype=np.uint16), "12-bit"),
+        (np.ma.masked_less(np.array([[0.2, 0.8]]), 0.5), "MaskedArray"),
         (None, "NoneType"),
         ([[0.5, 0.5]], "list"),
         ("", "no file named"),
@@ -67,7 +69,7 @@ def test_implausible_boxes_are_doubted():
     film = as_xray(np.random.default_rng(0).uniform(0, 1, (200, 200)))
     chest = np.array([20.0, 20, 180, 170])
     assert doubts(film, np.array([70.0, 80, 150, 150]), chest) == ()
-    assert "covers 0%" in doubts(film, np.array([100.0, 100, 110, 110]), None)[0]
+    assert "covers 0.2%" in doubts(film, np.array([100.0, 100, 110, 110]), None)[0]
     assert "reaches out" in doubts(film, np.array([10.0, 80, 120, 150]), chest)[0]
     assert "No chest" in doubts(film, np.array([70.0, 80, 150, 150]), np.array([90.0, 20, 90, 170]))[0]
     assert "wrong order" in doubts(film, np.array([120.0, 80, 70, 150]), None)[0]
@@ -76,7 +78,13 @@ def test_implausible_boxes_are_doubted():
 
 
 @pytest.mark.parametrize(
-    ("header", "said"), [({"view": "LL"}, "The view is LL"), ({"orientation": "R\\F"}, "turned or mirrored")]
+    ("header", "said"),
+    [
+        ({"view": "LL"}, "The view is LL"),
+        ({"orientation": "R\\F"}, "turned or mirrored"),
+        ({"modality": "CT"}, "not a plain X-ray"),
+        ({"manufacturer": "Heartbox phantom"}, "this film is synthetic"),
+    ],
 )
 def test_films_of_another_kind_are_doubted(weights, header, said):
     film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
@@ -87,6 +95,17 @@ def test_films_of_another_kind_are_doubted(weights, header, said):
 def test_usual_films_are_not_doubted(weights, header):
     film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
     assert HeartDetector.from_weights(weights).detect(film).warnings == ()
+
+
+def test_edges_in_the_wrong_order_are_no_heart(weights):
+    saved = torch.load(weights, weights_only=True)
+    saved["state_dict"]["regress.bias"][1] = 50  # y_min below y_max
+    torch.save(saved, weights)
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (1024, 1024)), Path("film"), (0.4, 0.4), view="PA")
+    found = HeartDetector.from_weights(weights).detect(film)
+    assert (found.ctr, found.heart_mm, found.heart_interval) == (None, None, None)
+    assert found.summary().startswith("No heart was found.")
+    assert len(found.warnings) == 1
 
 
 def test_a_tiny_picture_is_doubted(weights):
@@ -115,7 +134,7 @@ def test_millimetres_only_where_they_are_possible(weights, spacing, given):
     film = XRay(np.random.default_rng(0).uniform(0, 1, (1024, 1024)), Path("film"), (spacing, spacing), view="PA")
     found = HeartDetector.from_weights(weights).detect(film)
     assert (found.heart_mm is not None) == given
-    assert found.notes == () if given else "spacing is not that of this image" in found.notes[0]
+    assert found.notes == () if given else "no millimetres are given" in found.notes[0]
 
 
 def test_files_that_are_no_weights(tmp_path):

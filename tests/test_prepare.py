@@ -148,6 +148,7 @@ def test_ctr_boxes_come_from_the_masks_by_hand(tmp_path):
     labels = run(tmp_path / "raw", tmp_path / "out").labels
     heart = labels.loc[0, ["heart_x_min", "heart_y_min", "heart_x_max", "heart_y_max"]].tolist()
     thorax = labels.loc[0, ["thorax_x_min", "thorax_y_min", "thorax_x_max", "thorax_y_max"]].tolist()
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["split"].startswith("by film")  # PNG: no patient
     assert heart == pytest.approx([89.6, 89.6, 156.8, 156.8])
     assert thorax == pytest.approx([22.4, 22.4, 201.6, 179.2])
 
