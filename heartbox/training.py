@@ -376,6 +376,11 @@ def evaluate(predicted: NDArray, truth: NDArray) -> dict:
     return measured
 
 
+def skill_over(measured: dict, baseline: dict) -> float:
+    """Return how much of the baseline's error is gone: 0 for none of it, 1 for all; NaN if the baseline has none."""
+    return 1 - measured["mae"] / baseline["mae"] if baseline["mae"] > 0 else math.nan
+
+
 def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
     """Find how wide a margin must be to hold the label in `level` of cases: split-conformal prediction.
 

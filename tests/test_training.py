@@ -26,6 +26,7 @@ from heartbox.training import (
     make_model,
     mean_box,
     predict,
+    skill_over,
     write_metrics,
 )
 
@@ -191,6 +192,11 @@ def test_ratio_error_by_hand():
     truth = np.array([[25.0, 0, 75, 50, 0, 0, 100, 100]])
     found = np.array([[25.0, 0, 85, 50, 0, 0, 100, 100]])
     assert evaluate(found, truth)["ctr_mae"] == pytest.approx(0.1)
+
+
+def test_skill():
+    assert skill_over({"mae": 2.0}, {"mae": 8.0}) == 0.75
+    assert math.isnan(skill_over({"mae": 2.0}, {"mae": 0.0}))  # every label the same box
 
 
 def test_mean_box_leaves_unknown_edges_out():
