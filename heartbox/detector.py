@@ -163,7 +163,7 @@ class HeartDetector:
         """
         xray = as_xray(source)
         shape, size = xray.image.shape, self.config["size"]
-        coordinates, spread = self._run(self._tensor(xray))
+        coordinates, spread = self._run(self.to_tensor(xray))
         boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
         heart = clip_boxes(boxes[0], shape)
         thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
@@ -174,7 +174,8 @@ class HeartDetector:
         interval, ctr_interval, level = None, None, None
         calibration = self.config.get("calibration")
         # Margins measured on synthetic films say nothing about a real one.
-        if calibration and not self._is_foreign(xray) and not lost:
+        foreign = self._foreign(xray)
+        if calibration and not foreign and not lost:
             level = calibration["level"]
             unit = spread if calibration["scaled"] else np.ones_like(spread)
             margin = np.array(calibration["factors"][:4]) * np.maximum(unit[:4], 1e-3)
@@ -183,9 +184,7 @@ class HeartDetector:
             if ctr is not None and math.isfinite(calibration["ctr_factor"]):
                 reach = calibration["ctr_factor"] * float(ratio_spread(coordinates, unit))
                 ctr_interval = (ctr - reach, ctr + reach)
-        warnings = doubts(xray, heart, thorax, interval)
-        if self._is_foreign(xray):
-            warnings = (FOREIGN if self.config["layout"] == "phantom" else FOREIGN_PHANTOM, *warnings)
+        warnings = (*foreign, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
@@ -208,15 +207,19 @@ class HeartDetector:
             As :meth:`detect`.
         """
         xray = as_xray(source)
-        maps = evidence_maps(self.model, self._tensor(xray))[0, :4].numpy()
+        maps = evidence_maps(self.model, self.to_tensor(xray))[0, :4].numpy()
         rows, columns = xray.image.shape
         return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
 
-    def _is_foreign(self, xray: XRay) -> bool:
-        """Tell whether weights trained on phantoms are asked about something else, or the other way round."""
-        return (self.config["layout"] == "phantom") != (xray.manufacturer == PHANTOM_MAKER)
+    def _foreign(self, xray: XRay) -> tuple[str, ...]:
+        """Doubt weights trained on phantoms that are asked about something else, and the other way round."""
+        synthetic = xray.manufacturer == PHANTOM_MAKER
+        if (self.config["layout"] == "phantom") == synthetic:
+            return ()
+        return (FOREIGN_PHANTOM if synthetic else FOREIGN,)
 
-    def _tensor(self, xray: XRay) -> torch.Tensor:
+    def to_tensor(self, xray: XRay) -> torch.Tensor:
+        """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""
         image = resize_xray(xray.image, self.config["size"])
         # Training images were stored as float16: the same rounding here makes the same film the same input.
         image = image.astype(np.float16).astype(np.float32)

@@ -156,9 +156,10 @@ def fit(
     """
     folder, place = Path(folder), choose_device(device)
     last, best = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
+    steps = math.ceil(len(train) / recipe.batch_size)
     # Channels-last is how convolutions on CPUs and tensor cores like their images: about a third faster here.
     model.to(place, memory_format=torch.channels_last)
-    optimizer, schedule = _make_optimizer(model, recipe, steps=math.ceil(len(train) / recipe.batch_size))
+    optimizer, schedule = _make_optimizer(model, recipe, steps)
     identity = _identity(recipe, seed, train, val)
     history, done = [], 0
     if last.is_file():
@@ -170,7 +171,6 @@ def fit(
                 schedule.load_state_dict(saved["schedule"])
             history, done = saved["history"], saved["epoch"]
     truth = all_boxes(val)
-    steps = math.ceil(len(train) / recipe.batch_size)
     bar = tqdm(
         total=recipe.epochs * steps,
         initial=done * steps,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from heartbox.detector import HeartDetector, as_xray, doubts
-from heartbox.xray import XRay, XRayError
+from heartbox.detector import PHANTOM_MAKER, HeartDetector, as_xray, doubts
+from heartbox.phantom import write_phantoms
+from heartbox.xray import XRay, XRayError, load_xray
 
 
 def test_answer_is_in_original_pixels(weights):
@@ -126,6 +127,12 @@ def test_weights_from_phantoms_doubt_real_films(weights):
     of_its_own = detector.detect(XRay(image, Path("film"), manufacturer="Heartbox phantom"))
     assert of_its_own.warnings == ()
     assert of_its_own.heart_interval is not None
+
+
+def test_phantoms_carry_the_maker_that_the_detector_knows_them_by(tmp_path):
+    write_phantoms(tmp_path, count=1, size=128, progress=False)
+    (path,) = tmp_path.rglob("*.dcm")
+    assert load_xray(path).manufacturer == PHANTOM_MAKER
 
 
 @pytest.mark.parametrize(("spacing", "given"), [(0.4, True), (0.1, False), (2.0, False)])
