@@ -136,6 +136,62 @@ def transform_box(box: ArrayLike, matrix: ArrayLike, rule: Rule = "ellipse") -> 
     return np.concatenate([centre - half, centre + half])
 
 
+def outline_from_mask(*masks: ArrayLike, directions: int = 64) -> NDArray[np.float64]:
+    """Return the outermost points of one or several masks, as seen from evenly spaced directions.
+
+    An affine map keeps outermost what was outermost, so these points say where the box of the mapped mask is
+    without the mask being redrawn: exactly for the upright box, and to well under a tenth of a pixel when turned.
+
+    Parameters
+    ----------
+    *masks : array_like of bool, shape (rows, columns)
+        As for :func:`box_from_mask`, and like there a pixel reaches from its index to the next.
+    directions : int
+        From how many directions to look, a multiple of four.
+
+    Returns
+    -------
+    ndarray of float64, shape (directions, 2)
+        Points x, y in pixels; neighbours may be the same.
+
+    Raises
+    ------
+    ValueError
+        As :func:`box_from_mask`.
+    """
+    box_from_mask(*masks)  # raises for empty and for mismatched masks
+    together = np.logical_or.reduce([np.asarray(mask, dtype=bool) for mask in masks])
+    rows = np.flatnonzero(together.any(axis=1))
+    first = together[rows].argmax(axis=1)
+    last = together.shape[1] - together[rows, ::-1].argmax(axis=1)
+    corners = np.concatenate(
+        [np.column_stack([x, y]) for x in (first, last) for y in (rows, rows + 1)], dtype=np.float64
+    )
+    angles = 2 * np.pi * np.arange(directions) / directions
+    towards = np.round(np.stack([np.cos(angles), np.sin(angles)]), 12)  # exactly 0 and 1 along the axes
+    return corners[(corners @ towards).argmax(axis=0)]
+
+
+def transform_outline(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
+    """Move an outline by an affine map and return its upright box, not clipped to any image.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        From :func:`outline_from_mask`.
+    matrix : array_like, shape (2, 3)
+        Affine map of points: ``(x', y') = matrix @ (x, y, 1)``.
+
+    Returns
+    -------
+    ndarray of float64, shape (4,)
+        NaN where the points are.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    moved = np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return np.concatenate([moved.min(axis=0), moved.max(axis=0)])
+
+
 def rotation_matrix(degrees: float, centre: tuple[float, float]) -> NDArray[np.float64]:
     """Affine map, shape (2, 3), that turns points clockwise on the screen about ``centre = (x, y)``."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))

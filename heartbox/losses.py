@@ -80,3 +80,16 @@ def box_loss(predicted: Tensor, boxes: Tensor, size: int) -> Tensor:
         return predicted.sum()  # nothing known: zero, with a gradient of zero
     distance = F.smooth_l1_loss(predicted / size * 10, boxes / size * 10)
     return distance + (1 - iou_of_pairs(predicted, boxes)).mean()
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy between a coarse map of each target and how much of each place its mask covers.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, targets, h, w)
+        From the network's ``mask_head``.
+    masks : Tensor, shape (N, targets, H, W)
+        Coverage in [0, 1], H and W whole multiples of h and w or the other way round.
+    """
+    return F.binary_cross_entropy_with_logits(logits, F.interpolate(masks, logits.shape[-2:], mode="area"))

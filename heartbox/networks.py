@@ -224,7 +224,15 @@ class EdgesNet(nn.Module):
             channels = (256, 512, 512)
         self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in channels])
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.head = EdgesHead(width, 4 * targets, size)
+        self.head = EdgesHead(width, 4 * targets)
+        self.mask_head: nn.Conv2d | None = None
+
+    def add_mask_head(self) -> None:
+        """Give the network something more to learn from: each target's mask, from the pyramid's finest level.
+
+        It helps the features and not the answer, so it is there in training only and is not saved.
+        """
+        self.mask_head = nn.Conv2d(self.laterals[0].out_channels, self.targets, 1)
 
     def features(self, x: Tensor) -> Tensor:
         """Map images (N, 1, size, size) to the pyramid's finest level, (N, width, size / 8, size / 8)."""
@@ -264,24 +272,29 @@ class EdgesHead(nn.Module):
         Channels of the feature map.
     edges : int
         Number of edges, four for each target in the order ``x_min, y_min, x_max, y_max``.
-    size : int
-        Side of the network's input, in pixels; the feature map has a stride of 8.
+
+    Notes
+    -----
+    Nothing in it is tied to a size of image: square images of any multiple of 32 pixels will do.
     """
 
     stride = 8
     bins_per_column = 2
 
-    def __init__(self, width: int, edges: int, size: int):
+    def __init__(self, width: int, edges: int):
         super().__init__()
         self.attend = nn.Conv2d(width, edges, 1)
         self.hidden = nn.Conv1d(edges * width, edges * width // 2, 5, padding=2, groups=edges)
         self.logits = nn.Conv1d(edges * width // 2, edges, 5, padding=2, groups=edges)
-        # One column more on each side: an edge at the very border of the image is then not squeezed inwards.
-        columns = size // self.stride + 2
-        spacing = self.stride / self.bins_per_column
-        bins = torch.arange(columns * self.bins_per_column, dtype=torch.float32)
-        self.register_buffer("positions", (bins + 0.5) * spacing - self.stride, persistent=False)
         self.edges = edges
+
+    def positions(self, columns: int, like: Tensor) -> Tensor:
+        """Return where the bins lie, in pixels, for a feature map that many columns wide.
+
+        One column more on each side: an edge at the very border of the image is then not squeezed inwards.
+        """
+        bins = torch.arange((columns + 2) * self.bins_per_column, dtype=like.dtype, device=like.device)
+        return (bins + 0.5) * (self.stride / self.bins_per_column) - self.stride
 
     def forward(self, features: Tensor) -> Edges:
         """Map features (N, width, h, w) to the distributions of the edges."""
@@ -295,4 +308,4 @@ class EdgesHead(nn.Module):
         strip = F.pad(torch.cat(strips, dim=1), (1, 1), mode="replicate")
         strip = F.interpolate(strip, scale_factor=float(self.bins_per_column), mode="linear", align_corners=False)
         logits = self.logits(F.relu(self.hidden(strip)))
-        return Edges(logits, self.positions, attention)
+        return Edges(logits, self.positions(features.shape[-1], logits), attention)

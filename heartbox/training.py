@@ -6,6 +6,7 @@ Plain PyTorch on a CPU, a CUDA card or Apple's MPS. Knows networks and boxes; ta
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio, ratio_spread
 from heartbox.files import complete_or_absent
-from heartbox.losses import box_loss, distribution_loss
+from heartbox.losses import box_loss, distribution_loss, mask_loss
 from heartbox.networks import WEIGHTS_FORMAT, build_model
 
 # ---------------------------------------------------------------- recipes
@@ -49,8 +50,18 @@ class Recipe:
         ``"edges"``: those two and the cross-entropy of each edge's distribution.
     start_at_mean : bool
         Start the regression head's bias at the mean training box, so that it need not be learnt first.
-    rule : {"ellipse", "corners"}
-        How boxes are turned in augmentation.
+    rule : {"ellipse", "corners", "mask"}
+        How boxes are turned in augmentation, see :class:`cardiac_dataset.CardiacDataset`.
+    augment : {"published", "strong"}
+        How strongly training images are changed, see :func:`cardiac_dataset.make_augmentation`.
+    mask_weight : float
+        Weight of the masks' loss beside that of the edges, where the training set gives masks; 0 for none.
+    average : float
+        Keep a running average of the weights with this decay a step, and answer with it (Polyak & Juditsky 1992);
+        0 for the last step's weights.
+    small_size, small_share : int, float
+        Train that share of the epochs, the first ones, on images shrunk to `small_size`: coarse things first, and
+        cheaper (compare the progressive resizing of Howard 2018). 0 for none.
     """
 
     backbone: str = "resnet18"
@@ -65,6 +76,11 @@ class Recipe:
     loss: str = "edges"
     start_at_mean: bool = False
     rule: str = "ellipse"
+    augment: str = "published"
+    mask_weight: float = 0.0
+    average: float = 0.0
+    small_size: int = 0
+    small_share: float = 0.0
 
 
 RECIPES = {
@@ -89,10 +105,12 @@ RECIPES = {
 
 def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
     """Build the untrained network of a recipe for the images and boxes of a training set."""
-    x, _ = train[0]
+    x = train[0][0]
     model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, size=x.shape[-1])
     if recipe.start_at_mean:
         model.start_at(torch.from_numpy(mean_box(all_boxes(train))).float())
+    if recipe.mask_weight:
+        model.add_mask_head()
     return model
 
 
@@ -160,6 +178,7 @@ def fit(
     # Channels-last is how convolutions on CPUs and tensor cores like their images: about a third faster here.
     model.to(place, memory_format=torch.channels_last)
     optimizer, schedule = _make_optimizer(model, recipe, steps)
+    averaged = _Average(model, recipe.average) if recipe.average else None
     identity = _identity(recipe, seed, train, val)
     history, done = [], 0
     if last.is_file():
@@ -169,6 +188,9 @@ def fit(
             optimizer.load_state_dict(saved["optimizer"])
             if schedule:
                 schedule.load_state_dict(saved["schedule"])
+            if averaged:
+                averaged.model.load_state_dict(saved["average"])
+                averaged.steps = done * steps
             history, done = saved["history"], saved["epoch"]
     truth = all_boxes(val)
     bar = tqdm(
@@ -185,9 +207,17 @@ def fit(
         loader = DataLoader(train, recipe.batch_size, shuffle=True)
         model.train()
         losses = []
-        for x, boxes in loader:
+        small = epoch <= recipe.small_share * recipe.epochs
+        for x, boxes, *masks in loader:
+            if small:
+                scale = recipe.small_size / x.shape[-1]
+                x = F.interpolate(x, size=recipe.small_size, mode="bilinear", antialias=True)
+                boxes = boxes * scale
             x, boxes = x.to(place, memory_format=torch.channels_last), boxes.to(place)
-            loss, _ = compute_loss(model, _features(model, x), boxes, recipe)
+            features = _features(model, x)
+            loss, _ = compute_loss(model, features, boxes, recipe, x.shape[-1])
+            if recipe.mask_weight and masks:
+                loss = loss + recipe.mask_weight * mask_loss(model.mask_head(features), masks[0].to(place))
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate "
@@ -198,12 +228,15 @@ def fit(
             optimizer.step()
             if schedule:
                 schedule.step()
+            if averaged:
+                averaged.update(model)
             losses.append(loss.item())
             bar.set_postfix(
                 loss=f"{np.mean(losses):.3f}", val_iou=history[-1]["val_iou"] if history else "-", refresh=False
             )
             bar.update()
-        predicted, val_loss = _validate(model, val, recipe, place)
+        answering = averaged.model if averaged else model
+        predicted, val_loss = _validate(answering, val, recipe, place)
         measured = evaluate(predicted[:, :4], truth[:, :4])
         row = {
             "epoch": epoch,
@@ -215,7 +248,7 @@ def fit(
         }
         if not history or row["val_iou"] > max(earlier["val_iou"] for earlier in history):
             with complete_or_absent(best) as part:
-                torch.save({"epoch": epoch, "model": model.state_dict()}, part)
+                torch.save({"epoch": epoch, "model": answering.state_dict()}, part)
         history.append(row)
         if on_epoch:
             on_epoch(epoch, predicted, pd.DataFrame(history))
@@ -227,9 +260,12 @@ def fit(
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict() if schedule else None,
+                "average": averaged.model.state_dict() if averaged else None,
             }
             torch.save(state, part)
     bar.close()
+    if averaged:
+        model.load_state_dict(averaged.model.state_dict())
     table = pd.DataFrame(history)
     with complete_or_absent(folder / "history.csv") as part:
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
@@ -237,15 +273,39 @@ def fit(
     return table
 
 
-def compute_loss(model: nn.Module, features: Tensor, boxes: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return the recipe's loss and the coordinates (N, 4 * targets), from the backbone's features."""
+class _Average:
+    """A copy of a model whose weights follow those of the training one as a running average."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = copy.deepcopy(model).eval()
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))  # the first steps are soon forgotten
+        for mine, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)  # batch normalisation's statistics among them
+            else:
+                mine.copy_(new)
+
+
+def compute_loss(
+    model: nn.Module, features: Tensor, boxes: Tensor, recipe: Recipe, size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the recipe's loss and the coordinates (N, 4 * targets), from the backbone's features.
+
+    `size` is the side of the images, where it is not the model's own.
+    """
+    size = size or model.size
     if recipe.loss == "edges":
         edges = model.head(features)
-        loss = distribution_loss(edges, boxes) + box_loss(edges.coordinates, boxes, model.size)
+        loss = distribution_loss(edges, boxes) + box_loss(edges.coordinates, boxes, size)
         return loss, edges.coordinates
     predicted = model.read(features)
     if recipe.loss == "box":
-        return box_loss(predicted, boxes, model.size), predicted
+        return box_loss(predicted, boxes, size), predicted
     if recipe.loss == "mse":
         known = ~boxes.isnan()
         return F.mse_loss(predicted[known], boxes[known]), predicted
@@ -294,7 +354,7 @@ def _features(model: nn.Module, x: Tensor) -> Tensor:
 def _validate(model: nn.Module, val: Dataset, recipe: Recipe, device: torch.device) -> tuple[NDArray, float]:
     model.eval()
     predicted, losses = [], []
-    for x, boxes in DataLoader(val, recipe.batch_size):
+    for x, boxes, *_ in DataLoader(val, recipe.batch_size):
         x, boxes = x.to(device, memory_format=torch.channels_last), boxes.to(device)
         loss, coordinates = compute_loss(model, _features(model, x), boxes, recipe)
         predicted.append(coordinates.cpu().numpy())
@@ -331,7 +391,7 @@ def predict(model: nn.Module, dataset: Dataset, batch_size: int = 16) -> tuple[N
     model.eval()
     place = next(model.parameters()).device
     coordinates, spreads = [], []
-    for x, _ in DataLoader(dataset, batch_size):
+    for x, *_ in DataLoader(dataset, batch_size):
         features = model.features(x.to(place))
         coordinates.append(model.read(features).cpu().numpy())
         if hasattr(model, "edges"):
@@ -451,5 +511,9 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> No
         **notes,
     }
     with complete_or_absent(path) as part:
-        state = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+        state = {
+            name: value.contiguous().cpu()
+            for name, value in model.state_dict().items()
+            if not name.startswith("mask_head.")  # of use in training only
+        }
         torch.save({"config": config, "state_dict": state}, part)

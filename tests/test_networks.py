@@ -90,7 +90,7 @@ def test_mean_and_spread_by_hand():
 
 def test_a_bin_lies_over_the_column_it_is_made_of():
     """Moving an image by one stride moves each distribution of x by the bins of one column."""
-    head = networks.EdgesHead(4, 4, 128)
+    head = networks.EdgesHead(4, 4)
     features = torch.zeros(1, 4, 16, 16)
     features[0, :, 5:11, 6:9] = torch.randn(4, 6, 3)
     moved = features.roll(1, dims=3)

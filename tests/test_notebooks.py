@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
+from heartbox.layouts import RSNA_COLUMNS
 from heartbox.phantom import write_phantoms
-from heartbox.prepare import RSNA_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]

@@ -14,17 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from heartbox.boxes import box_from_mask, scale_boxes
+from heartbox.layouts import RSNA_COLUMNS, Film, find_data, list_films, recognise_layout
 from heartbox.phantom import write_phantoms
-from heartbox.prepare import (
-    RSNA_COLUMNS,
-    Film,
-    _split,
-    find_data,
-    list_films,
-    prepare,
-    recognise_layout,
-    split_by_patient,
-)
+from heartbox.prepare import _split, prepare, split_by_patient
 
 
 def write_dicom(path: Path, pixels: np.ndarray, patient: str = "", **elements) -> None:

@@ -1,0 +1,225 @@
+"""The processed folder: images.npy, labels.csv, stats.json, and what masks there are.
+
+Notebook 01 writes one, the others read it. Knows arrays, tables and files; not where the films come from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from heartbox.boxes import EDGES, outline_from_mask
+from heartbox.files import complete_or_absent
+
+BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
+LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing", "patient"]
+# Below this range between the 5th and the 95th percentile, out of 1, there is little to see in a film.
+LOW_CONTRAST = 0.1
+
+
+@dataclass(frozen=True)
+class ProcessedFilm:
+    """One film on its way into a processed folder.
+
+    Attributes
+    ----------
+    image : ndarray of float16, shape (size, size)
+        In [0, 1], bone bright.
+    record : dict
+        Its row of ``labels.csv`` without split and patient.
+    patient : str
+        Who it is of; only a number of it is written.
+    outlines, coverage : ndarray or None
+        From :func:`outlines_and_coverage`, where there are masks.
+    """
+
+    image: np.ndarray
+    record: dict
+    patient: str
+    outlines: np.ndarray | None = None
+    coverage: np.ndarray | None = None
+
+    @property
+    def low_contrast(self) -> bool:
+        """Whether there is hardly anything to see."""
+        return bool(np.ptp(np.percentile(self.image, (5, 95))) < LOW_CONTRAST)
+
+
+def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink the masks of an image to what training needs of them.
+
+    Parameters
+    ----------
+    organs : sequence
+        For each target, heart and thorax, its mask or masks, bool (rows, columns).
+    size : int
+        Side of the prepared image.
+
+    Returns
+    -------
+    outlines : ndarray of float32, shape (targets, 64, 2)
+        See :func:`heartbox.boxes.outline_from_mask`, in pixels of the prepared image.
+    coverage : ndarray of uint8, shape (targets, size / 2, size / 2)
+        How much of each 2 x 2 pixels the organ covers, 255 for all.
+    """
+    rows, columns = organs[0][0].shape
+    outlines = [outline_from_mask(*parts) * (size / columns, size / rows) for parts in organs]
+    together = [np.logical_or.reduce(parts).astype(np.float32) for parts in organs]
+    coverage = [cv2.resize(mask, (size // 2, size // 2), interpolation=cv2.INTER_AREA) for mask in together]
+    return np.float32(outlines), np.round(np.array(coverage) * 255).astype(np.uint8)
+
+
+def write_processed(
+    out: str | Path,
+    films: Iterable[ProcessedFilm],
+    choose_split: Callable[[pd.DataFrame], tuple[list[str], str]],
+    size: int,
+    about: dict,
+    problems: list[tuple[str, str]] | None = None,
+) -> tuple[pd.DataFrame, dict, list[str]]:
+    """Write a processed folder in one pass and in constant memory.
+
+    Of each image only its sum and its sum of squares are kept, from which the statistics of whichever films end up
+    in the training split follow.
+
+    Parameters
+    ----------
+    out : path
+        The folder.
+    films : iterable of ProcessedFilm
+        In the order in which they are to stand; either all have masks or none.
+    choose_split : callable
+        Given ``labels.csv`` without its splits, returns the split of each film and the name of the rule.
+    size : int
+        Side of the images.
+    about : dict
+        What else belongs into ``stats.json``: layout and seed.
+    problems : list of tuple, optional
+        ``(name, reason)`` of films that were left out, for ``skipped.csv``; looked at when `films` is exhausted.
+
+    Returns
+    -------
+    tuple of DataFrame, dict and list of str
+        Labels and statistics as written, and the names of films with hardly any contrast.
+
+    Raises
+    ------
+    ValueError
+        If there is no film at all.
+    """
+    out = Path(out)
+    problems = [] if problems is None else problems
+    records, patients, sums, outlines, coverage, pale = [], [], [], [], [], []
+    # The statistics go first and come last: without them the folder counts as not prepared, so a run that is
+    # stopped on the way cannot leave new images beside old labels.
+    (out / "stats.json").unlink(missing_ok=True)
+    with complete_or_absent(out / "images.npy") as part, part.open("wb") as stream:
+        _write_npy_header(stream, 0, size)
+        for film in films:
+            stream.write(film.image.tobytes())
+            exact = film.image.astype(np.float64)  # of what training will see, float16 rounding included
+            sums.append((exact.size, exact.sum(), np.square(exact).sum()))
+            records.append(film.record)
+            patients.append(film.patient)
+            outlines.append(film.outlines)
+            coverage.append(film.coverage)
+            if film.low_contrast:
+                pale.append(film.record["name"])
+        if not records:
+            reason = f"; the first reason: {problems[0][1]}" if problems else ""
+            raise ValueError(f"not one X-ray could be read{reason}")
+        stream.seek(0)
+        _write_npy_header(stream, len(records), size)
+        labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
+        labels["patient"] = pd.factorize(pd.Series(patients))[0]  # numbered: no id of a person leaves the raw folder
+        labels["split"], rule = choose_split(labels)
+    pixels, total, squares = np.array(sums)[labels["split"].to_numpy() == "train"].sum(axis=0)
+    mean = total / pixels
+    stats = {
+        "mean": float(mean),
+        "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0))),
+        "size": size,
+        **about,
+        "split": rule,
+        "counts": {
+            **{side: int((labels["split"] == side).sum()) for side in ("train", "val")},
+            "skipped": len(problems),
+            "low_contrast": len(pale),
+        },
+    }
+    for name, arrays in (("outlines.npy", outlines), ("masks.npy", coverage)):
+        (out / name).unlink(missing_ok=True)  # of an earlier run on other data
+        if all(array is not None for array in arrays):
+            with complete_or_absent(out / name) as part, part.open("wb") as stream:
+                np.save(stream, np.stack(arrays))
+    with complete_or_absent(out / "labels.csv") as part:
+        labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
+    with complete_or_absent(out / "skipped.csv") as part:
+        pd.DataFrame(problems, columns=["name", "reason"]).to_csv(part, index=False, lineterminator="\n")
+    with complete_or_absent(out / "stats.json") as part:
+        part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+    return labels, stats, pale
+
+
+def write_split(processed: str | Path, out: str | Path, split: Sequence[str]) -> Path:
+    """Make a processed folder like another, with another split and the statistics of its training films.
+
+    Parameters
+    ----------
+    processed, out : path
+        The folder there is, and the one to make; the arrays are shared between them where the disk allows.
+    split : sequence of str
+        ``"train"``, ``"val"`` or ``"unused"`` for each film, in the order of ``labels.csv``.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If no film is left to train on.
+    """
+    processed, out = Path(processed), Path(out)
+    labels = pd.read_csv(processed / "labels.csv", dtype={"name": str, "pixel_spacing": str})
+    labels["split"] = list(split)
+    training = np.flatnonzero(labels["split"] == "train")
+    if not len(training):
+        raise ValueError(f"{out}: no film is left to train on")
+    out.mkdir(parents=True, exist_ok=True)
+    for array in ("images.npy", "outlines.npy", "masks.npy"):
+        if (processed / array).is_file():
+            (out / array).unlink(missing_ok=True)
+            try:
+                os.link(processed / array, out / array)
+            except OSError:  # another disk, or one that knows no links
+                shutil.copyfile(processed / array, out / array)
+    images = np.load(processed / "images.npy", mmap_mode="r")
+    total = squares = 0.0
+    for i in training:
+        exact = images[i].astype(np.float64)
+        total, squares = total + exact.sum(), squares + np.square(exact).sum()
+    mean, square = np.array([total, squares]) / (len(training) * images[0].size)
+    stats = json.loads((processed / "stats.json").read_text(encoding="utf-8"))
+    stats |= {"mean": float(mean), "std": float(np.sqrt(max(square - mean**2, 0.0)))}
+    stats["counts"] |= {side: int((labels["split"] == side).sum()) for side in ("train", "val")}
+    with complete_or_absent(out / "labels.csv") as part:
+        labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
+    with complete_or_absent(out / "stats.json") as part:
+        part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _write_npy_header(stream, count: int, size: int) -> None:
+    # NumPy leaves room for the first axis to grow, so the header can be written again once the count is known.
+    header = {"descr": "<f2", "fortran_order": False, "shape": (count, size, size)}
+    np.lib.format.write_array_header_1_0(stream, header)
