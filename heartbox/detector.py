@@ -18,7 +18,7 @@ from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, ratio_spread, scale_boxes
 from heartbox.evidence import evidence_maps
-from heartbox.networks import WEIGHTS_FORMAT, build_model
+from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
 
 PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
@@ -115,32 +115,26 @@ class HeartDetector:
         self.config = config
 
     @classmethod
-    def from_weights(cls, path: str | Path) -> HeartDetector:
+    def from_weights(cls, source: str | Path, sha256: str | None = None) -> HeartDetector:
         """Load weights written by notebook 03 or released with the project.
+
+        Parameters
+        ----------
+        source : path or str
+            A file, or an https address; what an address gives is kept, so that the next time needs no network.
+        sha256 : str, optional
+            What the file's SHA-256 must be. An address needs one; the model card gives it.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is not one of ours or does not fit the network it names.
+            If the file has another SHA-256, is not one of ours or does not fit the network it names.
+        OSError
+            If it cannot be fetched.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such weights file; run 03-Model-Training.ipynb, which makes one")
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever the unpickler stumbles over
-            raise ValueError(f"{path}: not a weights file that can be read safely ({type(error).__name__})") from error
-        if not isinstance(saved, dict) or saved.get("config", {}).get("format") != WEIGHTS_FORMAT:
-            raise ValueError(f"{path}: not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
-        config = saved["config"]
-        model = build_model(config["backbone"], config["head"], targets=config["targets"], size=config["size"])
-        try:
-            model.load_state_dict(saved["state_dict"])
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights do not fit the network that their config names: {error}") from error
-        return cls(model, config)
+        return cls(*load_weights(source, sha256))
 
     def detect(self, source: str | Path | XRay | NDArray) -> Found:
         """Find the heart in one X-ray.

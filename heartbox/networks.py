@@ -18,8 +18,6 @@ from torch.nn import functional as F
 
 BACKBONES = ("resnet18", "vgg16")
 HEADS = ("regression", "edges")
-# Stands in the config of every weights file, so that a file of something else is refused.
-WEIGHTS_FORMAT = "heartbox-weights-1"
 
 
 def build_model(

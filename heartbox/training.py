@@ -1,6 +1,6 @@
-"""Training and measuring: recipes, the loop with its checkpoints, evaluation and saved weights.
+"""Training: recipes, and the loop with its checkpoints.
 
-Plain PyTorch on a CPU, a CUDA card or Apple's MPS. Knows networks and boxes; takes any dataset of
+Plain PyTorch on a CPU, a CUDA card or Apple's MPS. Knows networks, losses and measuring; takes any dataset of
 (image, boxes) pairs and knows nothing of how it was made.
 """
 
@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio, ratio_spread
 from heartbox.files import complete_or_absent
 from heartbox.losses import box_loss, distribution_loss, mask_loss
-from heartbox.networks import WEIGHTS_FORMAT, build_model
+from heartbox.measuring import all_boxes, evaluate, mean_box
+from heartbox.networks import build_model
 
 # ---------------------------------------------------------------- recipes
 
@@ -360,160 +360,3 @@ def _validate(model: nn.Module, val: Dataset, recipe: Recipe, device: torch.devi
         predicted.append(coordinates.cpu().numpy())
         losses += [loss.item()] * len(x)
     return np.concatenate(predicted), float(np.mean(losses))
-
-
-# ---------------------------------------------------------------- measuring
-
-
-def all_boxes(dataset: Dataset) -> NDArray[np.float64]:
-    """Return the labels of a whole dataset, (N, 4 * targets), without augmentation and in its order."""
-    boxes = getattr(dataset, "boxes", None)
-    if boxes is None:
-        boxes = np.stack([np.asarray(dataset[i][1]) for i in range(len(dataset))])
-    return np.asarray(boxes, dtype=np.float64).reshape(len(dataset), -1)
-
-
-def mean_box(boxes: NDArray) -> NDArray[np.float64]:
-    """Average boxes (N, 4 * targets) -> (4 * targets,): the answer of one who never looks at the image."""
-    return np.nanmean(boxes, axis=0)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, dataset: Dataset, batch_size: int = 16) -> tuple[NDArray, NDArray | None]:
-    """Run a model over a dataset.
-
-    Returns
-    -------
-    tuple
-        Coordinates (N, 4 * targets) in pixels, and the spread of each edge's distribution in the same shape;
-        None for a head that has none.
-    """
-    model.eval()
-    place = next(model.parameters()).device
-    coordinates, spreads = [], []
-    for x, *_ in DataLoader(dataset, batch_size):
-        features = model.features(x.to(place))
-        coordinates.append(model.read(features).cpu().numpy())
-        if hasattr(model, "edges"):
-            spreads.append(model.head(features).spread.cpu().numpy())
-    return np.concatenate(coordinates), np.concatenate(spreads) if spreads else None
-
-
-def evaluate(predicted: NDArray, truth: NDArray) -> dict:
-    """Measure predicted boxes against labels.
-
-    Parameters
-    ----------
-    predicted, truth : ndarray, shape (N, 4) or (N, 8)
-        Heart boxes in pixels, with the thorax boxes behind them where there are any.
-
-    Returns
-    -------
-    dict
-        ``images``; ``mae_x_min`` ... ``mae_y_max`` and their mean ``mae`` in pixels; ``mse`` in square pixels;
-        ``iou_mean``, ``iou_median``, ``iou_worst``; the shares ``iou_above_0.50`` and ``iou_above_0.75``; and,
-        with a thorax, ``thorax_mae`` in pixels and ``ctr_mae``, the error of the cardiothoracic ratio.
-    """
-    heart, true_heart = as_boxes(predicted[:, :4]), as_boxes(truth[:, :4])
-    error = heart - true_heart
-    iou = box_iou(heart, true_heart)
-    measured = {"images": len(heart)}
-    measured |= {f"mae_{edge}": float(e) for edge, e in zip(EDGES, np.abs(error).mean(axis=0), strict=True)}
-    measured |= {
-        "mae": float(np.abs(error).mean()),
-        "mse": float(np.square(error).mean()),
-        "iou_mean": float(iou.mean()),
-        "iou_median": float(np.median(iou)),
-        "iou_worst": float(iou.min()),
-        "iou_above_0.50": float((iou > 0.5).mean()),
-        "iou_above_0.75": float((iou > 0.75).mean()),
-    }
-    if predicted.shape[1] == 8 and truth.shape[1] == 8 and not np.isnan(truth[:, 4:]).all():
-        ratio = cardiothoracic_ratio(heart, predicted[:, 4:])
-        true_ratio = cardiothoracic_ratio(true_heart, truth[:, 4:])
-        measured["thorax_mae"] = float(np.nanmean(np.abs(predicted[:, 4:] - truth[:, 4:])))
-        measured["ctr_mae"] = float(np.nanmean(np.abs(ratio - true_ratio)))
-    return measured
-
-
-def skill_over(measured: dict, baseline: dict) -> float:
-    """Return how much of the baseline's error is gone: 0 for none of it, 1 for all; NaN if the baseline has none."""
-    return 1 - measured["mae"] / baseline["mae"] if baseline["mae"] > 0 else math.nan
-
-
-def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
-    """Find how wide a margin must be to hold the label in `level` of cases: split-conformal prediction.
-
-    Each error is divided by the spread that the head gave that edge, so that a doubtful film gets a wider
-    margin; the factor is the quantile of those with the finite-sample correction of Vovk et al. 2005.
-
-    Parameters
-    ----------
-    predicted, truth : ndarray, shape (N, 4 * targets)
-        Boxes in pixels, of films that no weight was fitted to. Unknown labels are NaN.
-    spread : ndarray, same shape, or None
-        Spreads of the distributions in pixels; None gives margins of one width.
-    level : float
-        Share of labels that the margins are to hold.
-
-    Returns
-    -------
-    dict or None
-        ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
-        (one an edge: margin = factor * spread) and ``ctr_factor`` (the same for the ratio, see
-        :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
-    """
-    count = len(predicted)
-    rank = math.ceil((count + 1) * level)
-    if rank > count:
-        return None
-    scaled = np.abs(predicted - truth) / (1.0 if spread is None else np.maximum(spread, 1e-3))
-    factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
-    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr_factor": math.nan}
-    if predicted.shape[1] == 8:
-        ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
-        error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
-        unit = np.ones_like(predicted) if spread is None else spread
-        result["ctr_factor"] = float(np.sort(error / ratio_spread(predicted, unit))[rank - 1])
-    return result
-
-
-def write_metrics(path: str | Path, metrics: dict) -> None:
-    """Write measured figures as json; a figure that is not a number becomes null."""
-    clean = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
-    with complete_or_absent(path) as part:
-        part.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-# ---------------------------------------------------------------- weights
-
-
-def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> None:
-    """Save a model as a plain state dict and a dict of what is needed to use it.
-
-    Parameters
-    ----------
-    path : path
-        Where to write.
-    model : nn.Module
-        From :func:`heartbox.networks.build_model`.
-    stats : dict
-        The training statistics of ``stats.json``; mean, std, size and layout are kept.
-    **notes
-        Anything else worth keeping, of plain types: ``targets``, ``calibration``, ``recipe``, ``metrics``.
-    """
-    config = {
-        "format": WEIGHTS_FORMAT,
-        "backbone": model.backbone,
-        "head": "edges" if hasattr(model, "edges") else "regression",
-        "size": model.size,
-        **{key: stats[key] for key in ("mean", "std", "layout")},
-        **notes,
-    }
-    with complete_or_absent(path) as part:
-        state = {
-            name: value.contiguous().cpu()
-            for name, value in model.state_dict().items()
-            if not name.startswith("mask_head.")  # of use in training only
-        }
-        torch.save({"config": config, "state_dict": state}, part)

@@ -16,19 +16,9 @@ import torch
 from cardiac_dataset import CardiacDataset
 from heartbox.imgaug_compat import augmenters as iaa
 from heartbox.losses import box_loss, edges_to_bins
+from heartbox.measuring import calibrate, evaluate, mean_box, predict, skill_over, write_metrics
 from heartbox.networks import Edges
-from heartbox.training import (
-    RECIPES,
-    Recipe,
-    calibrate,
-    evaluate,
-    fit,
-    make_model,
-    mean_box,
-    predict,
-    skill_over,
-    write_metrics,
-)
+from heartbox.training import RECIPES, Recipe, fit, make_model
 
 SMALL = Recipe(epochs=3, batch_size=8)
 
