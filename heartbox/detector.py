@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, ratio_spread, scale_boxes
+from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
+from heartbox.calibration import margins
 from heartbox.evidence import evidence_maps
 from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
@@ -155,9 +157,38 @@ class HeartDetector:
         XRayError
             If the file cannot be read as an X-ray, or the array is not an image.
         """
-        xray = as_xray(source)
+        return self.detect_each([source])[0]
+
+    def detect_each(self, sources: Sequence[str | Path | XRay | NDArray], batch_size: int = 16) -> list[Found]:
+        """Find the heart in several X-rays, several at a time; the answers are those of :meth:`detect`.
+
+        Parameters
+        ----------
+        sources : sequence
+            Each as for :meth:`detect`; of any size, each of its own.
+        batch_size : int
+            How many go through the network together: a matter of speed and memory.
+
+        Returns
+        -------
+        list of Found
+            In the order of `sources`.
+
+        Raises
+        ------
+        XRayError
+            If one of them cannot be read; name it and leave it out, or go through them singly.
+        """
+        answers = []
+        for start in range(0, len(sources), batch_size):
+            xrays = [as_xray(source) for source in sources[start : start + batch_size]]
+            coordinates, spread = self._run(torch.cat([self.to_tensor(xray) for xray in xrays]))
+            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, strict=True)]
+        return answers
+
+    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray) -> Found:
+        """Turn what the network says, in pixels of its input, into an answer in pixels of the film."""
         shape, size = xray.image.shape, self.config["size"]
-        coordinates, spread = self._run(self.to_tensor(xray))
         boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
         heart = clip_boxes(boxes[0], shape)
         thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
@@ -171,13 +202,11 @@ class HeartDetector:
         foreign = self._foreign(xray)
         if calibration and not foreign and not lost:
             level = calibration["level"]
-            unit = spread if calibration["scaled"] else np.ones_like(spread)
-            margin = np.array(calibration["factors"][:4]) * np.maximum(unit[:4], 1e-3)
-            around = np.stack([coordinates[:4] - margin, coordinates[:4] + margin])
+            margin, reach = margins(calibration, coordinates, spread)
+            around = np.stack([coordinates[:4] - margin[:4], coordinates[:4] + margin[:4]])
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
-            if ctr is not None and math.isfinite(calibration["ctr_factor"]):
-                reach = calibration["ctr_factor"] * float(ratio_spread(coordinates, unit))
-                ctr_interval = (ctr - reach, ctr + reach)
+            if ctr is not None and reach is not None:
+                ctr_interval = (ctr - float(reach), ctr + float(reach))
         warnings = (*foreign, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
@@ -221,11 +250,11 @@ class HeartDetector:
 
     @torch.no_grad()
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
-        """Return coordinates and spreads, (4 * targets,) each, in pixels of the network's input."""
+        """Return coordinates and spreads, (N, 4 * targets) each, in pixels of the network's input."""
         features = self.model.features(x)
-        coordinates = self.model.read(features)[0].double().numpy()
+        coordinates = self.model.read(features).double().numpy()
         if hasattr(self.model, "edges"):
-            return coordinates, self.model.head(features).spread[0].double().numpy()
+            return coordinates, self.model.head(features).spread.double().numpy()
         return coordinates, np.ones_like(coordinates)
 
 

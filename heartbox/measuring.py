@@ -1,4 +1,4 @@
-"""Measuring: predictions over a dataset, errors beside the mean box, calibrated margins, doubtful labels.
+"""Measuring: predictions over a dataset, errors beside the mean box, doubtful labels.
 
 Knows networks and boxes; takes any dataset of (image, boxes) pairs and knows nothing of how it was made or of how
 the network was trained.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio, ratio_spread
+from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio
 from heartbox.files import complete_or_absent
 
 
@@ -96,41 +98,43 @@ def skill_over(measured: dict, baseline: dict) -> float:
     return 1 - measured["mae"] / baseline["mae"] if baseline["mae"] > 0 else math.nan
 
 
-def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
-    """Find how wide a margin must be to hold the label in `level` of cases: split-conformal prediction.
+def audit_labels(names: Sequence[str], predicted: NDArray, truth: NDArray) -> pd.DataFrame:
+    """Rank labels by how far the network contradicts them, so that a person looks at the right ones first.
 
-    Each error is divided by the spread that the head gave that edge, so that a doubtful film gets a wider
-    margin; the factor is the quantile of those with the finite-sample correction of Vovk et al. 2005.
+    A film is ranked by its most contradicted edge, in units of what is usual for that edge (the median error), for
+    a top edge that is off by 8 px may be as good as a side that is off by 3. Either may be wrong, label or network:
+    look before anything is left out.
 
     Parameters
     ----------
+    names : sequence of str
+        Of the films.
     predicted, truth : ndarray, shape (N, 4 * targets)
-        Boxes in pixels, of films that no weight was fitted to. Unknown labels are NaN.
-    spread : ndarray, same shape, or None
-        Spreads of the distributions in pixels; None gives margins of one width.
-    level : float
-        Share of labels that the margins are to hold.
+        Boxes in pixels, predicted by networks that were trained without the film; a label that was learnt by heart
+        is not contradicted.
 
     Returns
     -------
-    dict or None
-        ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
-        (one an edge: margin = factor * spread) and ``ctr_factor`` (the same for the ratio, see
-        :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
+    DataFrame
+        A row a film, the most contradicted first: ``name``, ``times_usual``, ``edge``, ``error`` in pixels (found -
+        label) and the heart's ``iou``. The index is the film's place in `names`.
     """
-    count = len(predicted)
-    rank = math.ceil((count + 1) * level)
-    if rank > count:
-        return None
-    scaled = np.abs(predicted - truth) / (1.0 if spread is None else np.maximum(spread, 1e-3))
-    factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
-    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr_factor": math.nan}
-    if predicted.shape[1] == 8:
-        ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
-        error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
-        unit = np.ones_like(predicted) if spread is None else spread
-        result["ctr_factor"] = float(np.sort(error / ratio_spread(predicted, unit))[rank - 1])
-    return result
+    targets = ("heart", "thorax")[: predicted.shape[1] // 4]
+    edges = np.array([f"{target}_{edge}" for target in targets for edge in EDGES])
+    error = predicted - truth
+    usual = np.abs(error) / pd.DataFrame(np.abs(error)).median().to_numpy()
+    worst = np.where(np.isnan(usual), -1.0, usual).argmax(axis=1)
+    films = np.arange(len(error))
+    table = pd.DataFrame(
+        {
+            "name": list(names),
+            "times_usual": usual[films, worst],
+            "edge": edges[worst],
+            "error": error[films, worst],
+            "iou": box_iou(predicted[:, :4], truth[:, :4]),
+        }
+    )
+    return table.sort_values("times_usual", ascending=False, kind="stable")
 
 
 def write_metrics(path: str | Path, metrics: dict) -> None:

@@ -29,6 +29,7 @@ from heartbox.files import complete_or_absent
 from heartbox.losses import box_loss, distribution_loss, mask_loss
 from heartbox.measuring import all_boxes, evaluate, mean_box
 from heartbox.networks import build_model
+from heartbox.weights import load_weights
 
 # ---------------------------------------------------------------- recipes
 
@@ -41,6 +42,8 @@ class Recipe:
     ----------
     backbone, head, pretrained, targets
         See :func:`heartbox.networks.build_model`.
+    start : str
+        A weights file of the same network to start from, such as the released one; "" for none.
     epochs, batch_size, learning_rate, weight_decay
         The usual; Adam where `weight_decay` is 0, AdamW otherwise.
     one_cycle : bool
@@ -67,6 +70,7 @@ class Recipe:
     backbone: str = "resnet18"
     head: str = "edges"
     pretrained: bool = False
+    start: str = ""
     targets: tuple[str, ...] = ("heart", "thorax")
     epochs: int = 50
     batch_size: int = 16
@@ -104,14 +108,38 @@ RECIPES = {
 
 
 def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
-    """Build the untrained network of a recipe for the images and boxes of a training set."""
+    """Build the network of a recipe, not yet trained, for the images and boxes of a training set.
+
+    Raises
+    ------
+    ValueError
+        If the weights that `recipe.start` names are of another network.
+    """
     x = train[0][0]
     model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, size=x.shape[-1])
     if recipe.start_at_mean:
         model.start_at(torch.from_numpy(mean_box(all_boxes(train))).float())
+    if recipe.start:
+        _start_from(model, recipe)
     if recipe.mask_weight:
         model.add_mask_head()
     return model
+
+
+def _start_from(model: nn.Module, recipe: Recipe) -> None:
+    learnt, config = load_weights(recipe.start)
+    if (config["backbone"], config["head"]) != (recipe.backbone, recipe.head):
+        raise ValueError(
+            f"{recipe.start}: weights of {config['backbone']} with the {config['head']} head; this recipe has "
+            f"{recipe.backbone} with {recipe.head}"
+        )
+    if tuple(config["targets"])[: len(recipe.targets)] != tuple(recipe.targets):
+        raise ValueError(f"{recipe.start}: knows {', '.join(config['targets'])}, not {', '.join(recipe.targets)}")
+    # What belongs to an edge stands first along the first axis, so a network for fewer targets takes the first ones.
+    mine = model.state_dict()
+    model.load_state_dict(
+        {name: value[: len(mine[name])] if value.ndim else value for name, value in learnt.state_dict().items()}
+    )
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -188,10 +216,10 @@ def fit(
             optimizer.load_state_dict(saved["optimizer"])
             if schedule:
                 schedule.load_state_dict(saved["schedule"])
+            history, done = saved["history"], saved["epoch"]
             if averaged:
                 averaged.model.load_state_dict(saved["average"])
                 averaged.steps = done * steps
-            history, done = saved["history"], saved["epoch"]
     truth = all_boxes(val)
     bar = tqdm(
         total=recipe.epochs * steps,

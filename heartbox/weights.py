@@ -20,7 +20,7 @@ from heartbox.networks import build_model
 WEIGHTS_FORMAT = "heartbox-weights-1"
 
 
-def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> None:
+def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = False, **notes) -> None:
     """Save a model as a plain state dict and a dict of what is needed to use it.
 
     Parameters
@@ -31,6 +31,8 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> No
         From :func:`heartbox.networks.build_model`.
     stats : dict
         The training statistics of ``stats.json``; mean, std, size and layout are kept.
+    half : bool
+        Store in half precision: half the size, and edges that move by some hundredths of a pixel.
     **notes
         Anything else worth keeping, of plain types: ``targets``, ``calibration``, ``recipe``, ``metrics``.
     """
@@ -44,7 +46,7 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, **notes) -> No
     }
     with complete_or_absent(path) as part:
         state = {
-            name: value.contiguous().cpu()
+            name: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
             for name, value in model.state_dict().items()
             if not name.startswith("mask_head.")  # of use in training only
         }

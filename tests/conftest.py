@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from heartbox.networks import build_model  # noqa: E402
-from heartbox.training import save_weights  # noqa: E402
+from heartbox.processed import outlines_and_coverage  # noqa: E402
+from heartbox.weights import save_weights  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -35,26 +36,36 @@ def draw_disc(size: int, centre: tuple[float, float], half: tuple[float, float])
     return inside.reshape(size, fine, size, fine).mean(axis=(1, 3)).astype(np.float32)
 
 
-def write_processed(folder: Path, train: int, val: int, size: int = 64, thorax: bool = True) -> Path:
+def write_processed(
+    folder: Path, train: int, val: int, size: int = 64, thorax: bool = True, masks: bool = False
+) -> Path:
     """Write a processed folder of bright ellipses on noise, whose boxes are known."""
     rng = np.random.default_rng(0)
-    images, rows = [], []
+    images, rows, truths = [], [], []
     for i in range(train + val):
         centre = rng.uniform(0.4, 0.6, 2) * size
         half = rng.uniform(0.12, 0.28, 2) * size
         images.append(0.7 * draw_disc(size, tuple(centre), tuple(half)) + rng.uniform(0, 0.2, (size, size)))
         box = [*(centre - half), *(centre + half)]
         chest = [2.0, 3.0, size - 2.0, size - 3.0] if thorax else [np.nan] * 4
-        rows.append([f"film-{i:03d}", "made", "train" if i < train else "val", *box, *chest, size, size, ""])
+        rows.append([f"film-{i:03d}", "made", "train" if i < train else "val", *box, *chest, size, size, "", i])
+        whole = np.zeros((2 * size, 2 * size), dtype=bool)
+        whole[6 : 2 * size - 6, 4 : 2 * size - 4] = True
+        heart = draw_disc(2 * size, tuple(2 * centre), tuple(2 * half)) > 0.5
+        truths.append(outlines_and_coverage([[heart], [whole]], size))
     edges = ("x_min", "y_min", "x_max", "y_max")
     columns = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in edges]
-    columns = ["name", "source", "split", *columns, "rows", "columns", "pixel_spacing"]
+    columns = ["name", "source", "split", *columns, "rows", "columns", "pixel_spacing", "patient"]
     folder.mkdir(parents=True, exist_ok=True)
     stack = np.array(images, dtype=np.float16)
     np.save(folder / "images.npy", stack)
     pd.DataFrame(rows, columns=columns).to_csv(folder / "labels.csv", index=False)
+    if masks:
+        np.save(folder / "outlines.npy", np.stack([outlines for outlines, _ in truths]))
+        np.save(folder / "masks.npy", np.stack([coverage for _, coverage in truths]))
     part = stack[:train].astype(np.float64)
-    stats = {"mean": part.mean(), "std": part.std(), "size": size, "layout": "made", "seed": 0}
+    stats = {"mean": part.mean(), "std": part.std(), "size": size, "layout": "made", "seed": 0, "split": "made"}
+    stats["counts"] = {"train": train, "val": val, "skipped": 0, "low_contrast": 0}
     (folder / "stats.json").write_text(json.dumps(stats))
     return folder
 
@@ -63,6 +74,12 @@ def write_processed(folder: Path, train: int, val: int, size: int = 64, thorax: 
 def processed(tmp_path_factory) -> Path:
     """Return a processed folder of 24 training and 12 validation images of 64 px."""
     return write_processed(tmp_path_factory.mktemp("processed"), 24, 12)
+
+
+@pytest.fixture(scope="session")
+def processed_with_masks(tmp_path_factory) -> Path:
+    """Return the same films as `processed`, with their masks."""
+    return write_processed(tmp_path_factory.mktemp("with-masks"), 24, 12, masks=True)
 
 
 @pytest.fixture

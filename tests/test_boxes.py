@@ -13,10 +13,12 @@ from heartbox.boxes import (
     box_iou,
     cardiothoracic_ratio,
     clip_boxes,
+    outline_from_mask,
     ratio_spread,
     rotation_matrix,
     scale_boxes,
     transform_box,
+    transform_outline,
 )
 
 SIDE = st.floats(1, 500)
@@ -156,3 +158,42 @@ def test_ratio_spread_by_hand_and_by_throwing_dice():
     assert ratio_spread(boxes, spread) == pytest.approx(
         cardiothoracic_ratio(thrown[:, :4], thrown[:, 4:]).std(), rel=0.05
     )
+
+
+def blob(seed: int) -> np.ndarray:
+    """A mask that is no ellipse and not convex: a disc with a bite and a bump."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:300, :300] + 0.5
+    mask = np.hypot((x - 150) / 70, (y - 150) / 50) < 1
+    mask |= np.hypot(x - 150 - 60 * rng.uniform(-1, 1), y - 150 - 60 * rng.uniform(-1, 1)) < 20
+    return mask & ~(np.hypot(x - 150 - 70 * rng.uniform(-1, 1), y - 110) < 18)
+
+
+def test_an_outline_has_the_box_of_its_mask():
+    mask = blob(0)
+    assert transform_outline(outline_from_mask(mask), np.eye(2, 3)).tolist() == box_from_mask(mask).tolist()
+    both = outline_from_mask(mask, np.roll(mask, 40, axis=1))
+    assert transform_outline(both, np.eye(2, 3)).tolist() == (box_from_mask(mask) + [0, 0, 40, 0]).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_turned_outline_has_the_box_of_the_turned_mask(seed):
+    """Against every pixel's four corners, moved one by one."""
+    mask, rng = blob(seed), np.random.default_rng(seed)
+    matrix = rotation_matrix(rng.uniform(-40, 40), (150, 150))
+    matrix[:, :2] = matrix[:, :2] @ [[rng.uniform(0.7, 1.3), rng.uniform(-0.2, 0.2)], [0, rng.uniform(0.7, 1.3)]]
+    rows, columns = np.nonzero(mask)
+    corners = np.concatenate([np.column_stack([columns + i, rows + j]) for i in (0, 1) for j in (0, 1)])
+    moved = corners @ matrix[:, :2].T + matrix[:, 2]
+    exact = np.concatenate([moved.min(axis=0), moved.max(axis=0)])
+    assert transform_outline(outline_from_mask(mask), matrix) == pytest.approx(exact, abs=0.15)
+    assert transform_outline(outline_from_mask(mask, directions=512), matrix) == pytest.approx(exact, abs=0.02)
+
+
+def test_an_empty_mask_has_no_outline():
+    with pytest.raises(ValueError, match="empty"):
+        outline_from_mask(np.zeros((4, 4), dtype=bool))
+
+
+def test_an_unknown_outline_has_an_unknown_box():
+    assert np.isnan(transform_outline(np.full((64, 2), np.nan), np.eye(2, 3))).all()

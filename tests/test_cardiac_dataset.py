@@ -11,8 +11,9 @@ import torch
 from conftest import draw_disc, write_processed
 from torch.utils.data import DataLoader
 
-from cardiac_dataset import CardiacDataset, augment_pair, make_augmentation
+from cardiac_dataset import CardiacDataset, augment_image, augment_pair, make_augmentation, move_boxes, move_masks
 from heartbox.imgaug_compat import augmenters as iaa
+from heartbox.processed import outlines_and_coverage
 
 
 def measured_box(image: np.ndarray) -> np.ndarray:
@@ -158,3 +159,74 @@ def test_images_and_labels_of_different_runs_are_refused(tmp_path):
     np.save(folder / "images.npy", np.zeros((5, 64, 64), np.float16))
     with pytest.raises(ValueError, match="5 images but 6 labels"):
         CardiacDataset(folder)
+
+
+# ---------------------------------------------------------------- masks and the strong augmentation
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_and_outlines_go_where_the_image_goes(seed):
+    """The image is the mask itself: moved by imgaug, by move_masks and as an outline, all three agree."""
+    y, x = np.mgrid[:224, :224] + 0.5
+    mask = (np.hypot((x - 110) / 40, (y - 120) / 30) < 1) & ~(np.hypot(x - 90, y - 95) < 15)
+    outlines, coverage = outlines_and_coverage([[mask]], 224)
+    steps = iaa.Affine(scale=(0.8, 1.2), rotate=(-15, 15), shear=(-5, 5), translate_px=(-9, 9))
+    image, matrix = augment_image(mask.astype(np.float32), steps, seed)
+    moved = move_masks(coverage.astype(np.float32) / 255, matrix, 224)[0]
+    assert np.abs(image.reshape(112, 2, 112, 2).mean(axis=(1, 3)) - moved).mean() < 0.004
+    box = move_boxes(np.array([[0.0, 0, 1, 1]]), matrix, (224, 224), outlines=outlines)[0]
+    columns, rows = np.flatnonzero((image > 0.5).any(axis=0)), np.flatnonzero((image > 0.5).any(axis=1))
+    assert box == pytest.approx([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], abs=1.2)
+
+
+def test_strong_augmentation_changes_much_and_never_inverts():
+    ramp = np.tile(np.linspace(0.1, 0.9, 224, dtype=np.float32), (224, 1))
+    augmentation, widths, shapes, lows = make_augmentation("strong"), [], [], []
+    for seed in range(300):
+        image, matrix = augment_image(ramp, augmentation, seed)
+        assert image.dtype == np.float32
+        assert image.shape == (224, 224)
+        assert 0 <= image.min() <= image.max() <= 1
+        # Where the right is brighter before, it is brighter after: look along the row through the middle.
+        middle = np.median(image[100:124], axis=0)
+        assert np.corrcoef(np.arange(60, 164), middle[60:164])[0, 1] > 0 or np.ptp(middle[60:164]) < 0.05
+        box = move_boxes(np.array([[92.0, 92, 132, 132]]), matrix, (224, 224))[0]
+        widths.append((box[2] - box[0]) / 40)
+        shapes.append((box[2] - box[0]) / (box[3] - box[1]))
+        lows.append(image.min())
+    assert min(widths) < 0.75
+    assert max(widths) > 1.25
+    assert min(shapes) < 0.85
+    assert max(shapes) > 1.15
+    assert len(np.unique(np.round(lows, 3))) > 20
+
+
+def test_unknown_strength():
+    with pytest.raises(ValueError, match="published"):
+        make_augmentation("extreme")
+
+
+def test_boxes_follow_the_mask(processed_with_masks):
+    pairs = CardiacDataset(processed_with_masks, augment=True, targets=("heart", "thorax"), rule="mask", masks=True)
+    torch.manual_seed(0)
+    x, boxes, masks = pairs[0]
+    assert x.shape == (1, 64, 64)
+    assert boxes.shape == (8,)
+    assert masks.shape == (2, 32, 32)
+    inside = masks[0].numpy() > 0.5
+    columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
+    assert 2 * np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) == pytest.approx(boxes[:4], abs=2.1)
+    still = CardiacDataset(processed_with_masks, targets=("heart", "thorax"), rule="mask", masks=True)
+    assert np.array_equal(still[3][1].numpy(), still.boxes[3].reshape(-1))
+
+
+def test_masks_where_there_are_none(processed):
+    """Asked for but not there: pairs of two, and boxes turned as ellipses."""
+    pairs = CardiacDataset(processed, augment=True, rule="mask", masks=True)
+    torch.manual_seed(0)
+    assert len(pairs[0]) == 2
+    ellipses = CardiacDataset(processed, augment=True, rule="ellipse")
+    torch.manual_seed(0)
+    first = pairs[1]
+    torch.manual_seed(0)
+    assert torch.equal(first[1], ellipses[1][1])

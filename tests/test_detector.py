@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from heartbox.detector import PHANTOM_MAKER, HeartDetector, as_xray, doubts
+from heartbox.networks import build_model
 from heartbox.phantom import write_phantoms
+from heartbox.weights import save_weights
 from heartbox.xray import XRay, XRayError, load_xray
 
 
@@ -167,3 +169,20 @@ def test_weights_are_plain(weights):
     saved = torch.load(weights, weights_only=True)
     assert set(saved) == {"config", "state_dict"}
     assert all(isinstance(value, torch.Tensor) for value in saved["state_dict"].values())
+
+
+def test_several_at_once_are_answered_as_one_by_one(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(head="edges", targets=("heart", "thorax"), size=64)
+    save_weights(tmp_path / "m.pt", model, {"mean": 0.5, "std": 0.25, "layout": "ctr"}, targets=["heart", "thorax"])
+    detector, rng = HeartDetector.from_weights(tmp_path / "m.pt"), np.random.default_rng(0)
+    films = [rng.uniform(0, 1, (int(rng.integers(200, 300)), 250)) for _ in range(7)]
+    singly = [detector.detect(film) for film in films]
+    for batch_size in (1, 3, 16):
+        for one, other in zip(singly, detector.detect_each(films, batch_size), strict=True):
+            assert one.heart == pytest.approx(other.heart, abs=1e-3)
+            assert one.thorax == pytest.approx(other.thorax, abs=1e-3)
+            assert one.warnings == other.warnings
+    assert detector.detect_each([]) == []
+    with pytest.raises(XRayError, match="NaN"):
+        detector.detect_each([films[0], np.full((200, 200), np.nan)])

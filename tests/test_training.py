@@ -14,17 +14,21 @@ import pytest
 import torch
 
 from cardiac_dataset import CardiacDataset
+from heartbox.calibration import calibrate
 from heartbox.imgaug_compat import augmenters as iaa
 from heartbox.losses import box_loss, edges_to_bins
-from heartbox.measuring import calibrate, evaluate, mean_box, predict, skill_over, write_metrics
+from heartbox.measuring import evaluate, mean_box, predict, skill_over, write_metrics
 from heartbox.networks import Edges
 from heartbox.training import RECIPES, Recipe, fit, make_model
+from heartbox.weights import save_weights
 
 SMALL = Recipe(epochs=3, batch_size=8)
 
 
 def train_small(processed: Path, folder: Path, recipe: Recipe = SMALL, seed: int = 0, **options):
-    train = CardiacDataset(processed, "train", augment=True, targets=recipe.targets)
+    train = CardiacDataset(
+        processed, "train", recipe.augment, recipe.targets, recipe.rule, masks=bool(recipe.mask_weight)
+    )
     val = CardiacDataset(processed, "val", targets=recipe.targets)
     torch.manual_seed(seed)
     model = make_model(recipe, train)
@@ -67,9 +71,15 @@ class Killed(Exception):
     """Stands for whatever ends a process."""
 
 
-@pytest.mark.parametrize("head", ["edges", "regression"])
-def test_resumed_run_equals_an_undisturbed_one(processed, tmp_path, head):
-    recipe = SMALL if head == "edges" else dataclasses.replace(SMALL, head=head, loss="box")
+EVERYTHING = dataclasses.replace(
+    SMALL, mask_weight=1.0, average=0.9, small_size=32, small_share=0.7, augment="strong", rule="mask"
+)
+REGRESSION = dataclasses.replace(SMALL, head="regression", loss="box")
+
+
+@pytest.mark.parametrize("recipe", [SMALL, REGRESSION, EVERYTHING], ids=["edges", "regression", "everything"])
+def test_resumed_run_equals_an_undisturbed_one(processed_with_masks, tmp_path, recipe):
+    processed = processed_with_masks
     whole, history = train_small(processed, tmp_path / "whole", recipe)
 
     # Killed in the middle of the second epoch: after its first steps, before its checkpoint.
@@ -131,7 +141,7 @@ def test_changed_images_and_augmentation_are_another_run(processed, tmp_path):
     train_small(processed, tmp_path)
     epochs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cardiac_dataset.make_augmentation", lambda: iaa.GammaContrast((0.5, 2.0)))
+        patch.setattr("cardiac_dataset.make_augmentation", lambda _: iaa.GammaContrast((0.5, 2.0)))
         train_small(processed, tmp_path, on_epoch=lambda epoch, *_: epochs.append(epoch))
     assert epochs == [1, 2, 3]
 
@@ -224,3 +234,43 @@ def test_predictions_do_not_depend_on_the_batch_size(processed, tmp_path):
     many, _ = predict(model, val, batch_size=12)
     assert np.abs(one - many).max() < 1e-3
     assert spread.shape == one.shape
+
+
+def test_masks_are_learnt(processed_with_masks, tmp_path):
+    recipe = dataclasses.replace(EVERYTHING, epochs=12, small_share=0.0, augment="published")
+    model, _ = train_small(processed_with_masks, tmp_path, recipe)
+    val = CardiacDataset(processed_with_masks, "val", targets=recipe.targets, masks=True)
+    with torch.no_grad():
+        coarse = model.mask_head(model.features(val[0][0][None]))[0, 0].sigmoid()
+    truth = torch.nn.functional.avg_pool2d(val[0][2][None], 32 // coarse.shape[-1])[0, 0]
+    inside, outside = coarse[truth > 0.9].mean(), coarse[truth < 0.1].mean()
+    assert inside > outside + 0.3
+
+
+def test_the_average_is_what_answers(processed_with_masks, tmp_path):
+    """The weights at the end are the running average and not the last step's; with a decay of 0 they are the last."""
+    recipe = dataclasses.replace(SMALL, average=0.9, one_cycle=False)
+    averaged, _ = train_small(processed_with_masks, tmp_path / "averaged", recipe)
+    plain, _ = train_small(processed_with_masks, tmp_path / "plain", dataclasses.replace(recipe, average=0.0))
+    assert not same_weights(averaged.state_dict(), plain.state_dict())
+    last = torch.load(tmp_path / "averaged" / "checkpoints" / "last.pt", weights_only=True)
+    assert same_weights(last["average"], averaged.state_dict())
+    assert same_weights(last["model"], plain.state_dict())
+
+
+def test_starting_from_weights(processed, tmp_path):
+    model, _ = train_small(processed, tmp_path / "first")
+    train = CardiacDataset(processed, "train", targets=SMALL.targets)
+    path = tmp_path / "start.pt"
+    save_weights(path, model, train.stats, targets=list(SMALL.targets))
+    again = make_model(dataclasses.replace(SMALL, start=str(path)), train)
+    assert same_weights(model.state_dict(), again.state_dict())
+    # a network for the heart alone takes what belongs to the heart
+    alone = make_model(
+        dataclasses.replace(SMALL, start=str(path), targets=("heart",)), CardiacDataset(processed, "train")
+    )
+    x = torch.stack([train[i][0] for i in range(3)])
+    with torch.no_grad():
+        assert torch.allclose(alone.eval()(x), model.eval()(x)[:, :4], atol=1e-4)
+    with pytest.raises(ValueError, match="this recipe has resnet18 with regression"):
+        make_model(dataclasses.replace(RECIPES["sensible"], start=str(path)), train)

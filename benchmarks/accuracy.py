@@ -1,0 +1,278 @@
+"""How accurate each recipe is: out of fold on all films, apart by collection, and from one collection to the other.
+
+    python benchmarks/accuracy.py DATA [--work FOLDER] [--rows NAME ...] [--epochs N]
+
+DATA is the folder of the public Cardiothoracic Ratio dataset. Every row sees the same five folds, by patient; a film
+is answered by the network that was trained without its patient, with the last epoch's weights, so nothing is chosen on
+what is reported. Films whose masks the label audit found to be wrong are left out of training and of measuring.
+
+Every training has its checkpoints and its predictions under --work: a run that is stopped goes on, a row that is done
+is not repeated, and a table of the rows there are is written each time, to benchmarks/accuracy.md and accuracy.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cardiac_dataset import CardiacDataset
+from heartbox.boxes import EDGES
+from heartbox.calibration import calibrate, coverage
+from heartbox.files import complete_or_absent
+from heartbox.folds import assign_folds
+from heartbox.measuring import all_boxes, evaluate, mean_box, predict
+from heartbox.prepare import prepare
+from heartbox.processed import write_split
+from heartbox.synthetic import write_synthetic
+from heartbox.training import RECIPES, Recipe, fit, make_model
+from heartbox.weights import save_weights
+
+HERE = Path(__file__).resolve().parent
+FOLDS, SEED = 5, 0
+PHANTOMS = 2400
+PHANTOM_EPOCHS = 8
+ROWS: dict[str, Recipe] = {
+    "classic ResNet18": RECIPES["classic"],
+    "classic VGG16": dataclasses.replace(RECIPES["classic"], backbone="vgg16"),
+    "sensible regression": RECIPES["sensible"],
+    "edges": RECIPES["edges"],
+    "edges, released": RECIPES["released"],
+}
+CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspan", "jsrt")}
+
+
+# ---------------------------------------------------------------- one training
+
+
+def pretrain(work: Path) -> Path:
+    """Train the released recipe's network on phantoms alone, once for all folds: no film of DATA is in it."""
+    path = work / "phantoms.pt"
+    if not path.is_file():
+        folder = work / "phantoms"
+        if not (folder / "stats.json").is_file():
+            write_synthetic(folder, PHANTOMS)
+        recipe = dataclasses.replace(RECIPES["released"], epochs=PHANTOM_EPOCHS, small_share=1.0)
+        model, train = train_one(folder, recipe, work / "phantoms-run")
+        save_weights(path, model, train.stats, targets=list(recipe.targets), recipe="phantoms")
+    return path
+
+
+def train_one(folder: Path, recipe: Recipe, out: Path) -> tuple[torch.nn.Module, CardiacDataset]:
+    """Train a recipe on a processed folder; return the network and what it was trained on."""
+    train = CardiacDataset(folder, "train", recipe.augment, recipe.targets, recipe.rule, bool(recipe.mask_weight))
+    val = CardiacDataset(folder, "val", targets=recipe.targets)
+    torch.manual_seed(SEED)
+    model = make_model(recipe, train)
+    print(f"{out.name}: {len(train)} films, {recipe.epochs} epochs", flush=True)
+    fit(model, train, val, recipe, out, seed=SEED, progress=sys.stdout.isatty())
+    return model, train
+
+
+def answer(folder: Path, recipe: Recipe, out: Path, work: Path) -> dict[str, np.ndarray]:
+    """Train on a folder's training films and answer its validation films, or load what an earlier run answered."""
+    path = out / "answers.npz"
+    settings = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    if path.is_file():
+        found = dict(np.load(path))
+        if str(found["settings"]) == settings:
+            return found
+    started = time.perf_counter()
+    if recipe.start == "phantoms":
+        recipe = dataclasses.replace(recipe, start=str(pretrain(work)))
+    model, train = train_one(folder, recipe, out)
+    val = CardiacDataset(folder, "val", targets=("heart", "thorax"))
+    predicted, spread = predict(model, val)
+    answers = {
+        "names": val.labels["name"].to_numpy(dtype=str),
+        "predicted": predicted,
+        "truth": all_boxes(val)[:, : predicted.shape[1]],
+        "seconds": np.array(time.perf_counter() - started),
+        "settings": np.array(settings),
+    }
+    if spread is not None:
+        answers["spread"] = spread
+    with complete_or_absent(path) as part:
+        np.savez(part, **answers)
+    return answers
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def prepare_folds(data: Path, work: Path) -> pd.DataFrame:
+    """Write one processed folder for each fold and each crossing; return the labels with the fold of each film."""
+    processed = work / "processed"
+    if not (processed / "stats.json").is_file():
+        prepare(data, processed, seed=SEED)
+    labels = pd.read_csv(processed / "labels.csv", dtype={"name": str})
+    usable = (labels["split"] != "unused").to_numpy()
+    labels["fold"] = -1
+    labels.loc[usable, "fold"] = assign_folds(labels["patient"][usable], labels["source"][usable], FOLDS, SEED)
+    for fold in range(FOLDS):
+        side = np.where(labels["fold"] == fold, "val", "train")
+        write_split(processed, work / "folds" / str(fold), np.where(usable, side, "unused"))
+    for name, (source, target) in CROSS.items():
+        side = np.where(labels["source"] == source, "train", np.where(labels["source"] == target, "val", "unused"))
+        write_split(processed, work / "folds" / name, np.where(usable, side, "unused"))
+    return labels
+
+
+def mean_box_answer(folder: Path) -> dict[str, np.ndarray]:
+    """Answer every validation film with the mean box of the training films."""
+    train, val = (CardiacDataset(folder, side, targets=("heart", "thorax")) for side in ("train", "val"))
+    always = np.tile(mean_box(all_boxes(train)), (len(val), 1))
+    names = val.labels["name"].to_numpy(dtype=str)
+    return {"names": names, "predicted": always, "truth": all_boxes(val), "seconds": np.array(0.0)}
+
+
+def summarise(answers: list[dict[str, np.ndarray]], keep: set[str]) -> dict[str, float]:
+    """Measure the pooled answers of all folds on the films in `keep`; intervals calibrated on the other folds."""
+    joined = {key: np.concatenate([one[key] for one in answers]) for key in ("names", "predicted", "truth")}
+    chosen = np.isin(joined["names"], list(keep))
+    measured = evaluate(joined["predicted"][chosen], joined["truth"][chosen])
+    held = []
+    for k, one in enumerate(answers):
+        others = [other for i, other in enumerate(answers) if i != k]
+        inside = np.isin(one["names"], list(keep))
+        if not others or "spread" not in one or not inside.any():
+            continue
+        pooled = [np.concatenate([other[key] for other in others]) for key in ("predicted", "spread", "truth")]
+        share = coverage(calibrate(*pooled), *(one[key][inside] for key in ("predicted", "spread", "truth")))
+        held.append(np.append(share["edges"], share["ctr"]) * inside.sum())
+    if held:
+        held = np.sum(held, axis=0) / chosen.sum()
+        for name, share in zip(EDGES, held[:4], strict=True):
+            measured[f"held_{name}"] = share
+        measured["held_ctr"] = held[-1]
+    measured["seconds"] = float(sum(one["seconds"] for one in answers))
+    return measured
+
+
+def main() -> None:
+    """Train what is not trained yet, and write the table and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--epochs", type=int, help="instead of each recipe's own number")
+    parser.add_argument("--no-cross", action="store_true", help="leave out training on one collection alone")
+    arguments = parser.parse_args()
+    work = arguments.work
+    labels = prepare_folds(arguments.data, work)
+    folders = [work / "folds" / str(fold) for fold in range(FOLDS)]
+    for name in arguments.rows:
+        recipe = ROWS[name] if arguments.epochs is None else dataclasses.replace(ROWS[name], epochs=arguments.epochs)
+        for folder in folders + ([] if arguments.no_cross else [work / "folds" / crossing for crossing in CROSS]):
+            answer(folder, recipe, work / "runs" / name / folder.name, work)
+    write_results(labels, folders, work)
+
+
+def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None:
+    """Write the table of every row that is complete under `work`."""
+    usable = labels[labels["fold"] >= 0]
+    groups = {"all": set(usable["name"])}
+    groups |= {source: set(films["name"]) for source, films in usable.groupby("source")}
+    rows = []
+    for name in ["mean box", *ROWS]:
+        runs = {folder.name: work / "runs" / name / folder.name / "answers.npz" for folder in folders}
+        for key in CROSS:
+            runs[key] = work / "runs" / name / key / "answers.npz"
+        answers = {
+            key: mean_box_answer(work / "folds" / key) if name == "mean box" else dict(np.load(path))
+            for key, path in runs.items()
+            if name == "mean box" or path.is_file()
+        }
+        epochs = next((json.loads(str(one["settings"]))["epochs"] for one in answers.values() if "settings" in one), 0)
+        out_of_fold = [answers[folder.name] for folder in folders if folder.name in answers]
+        if len(out_of_fold) == FOLDS:
+            for group, keep in groups.items():
+                rows.append({"recipe": name, "epochs": epochs, "films": group, **summarise(out_of_fold, keep)})
+        for key in CROSS:
+            if key in answers:
+                rows.append(
+                    {"recipe": name, "epochs": epochs, "films": key, **summarise([answers[key]], groups["all"])}
+                )
+    table = pd.DataFrame(rows)
+    # A training's time means something beside another's on the same machine.
+    beside = table[(table["recipe"] == "classic ResNet18") & (table["films"] == "all")]
+    table["times_classic"] = table["seconds"] / beside["seconds"].iloc[0] if len(beside) else np.nan
+    with complete_or_absent(HERE / "accuracy.csv") as part:
+        table.to_csv(part, index=False, float_format="%.4f", lineterminator="\n")
+    left_out = int((labels["fold"] < 0).sum())
+    text = as_markdown(table, len(usable), left_out)
+    with complete_or_absent(HERE / "accuracy.md") as part:
+        part.write_text(text, encoding="utf-8")
+    draw(table)
+    print(text)
+
+
+def as_markdown(table: pd.DataFrame, films: int, left_out: int) -> str:
+    """Write the table for a reader; pixels at 224."""
+    lines = [
+        f"{films} films ({left_out} more were left out by the label audit), {FOLDS} folds by patient, seed {SEED}, one",
+        "training a fold and the last epoch's weights. Errors are mean absolute errors in pixels at 224 x 224;",
+        "*held* is the share of labels inside margins of 90 % that were calibrated on the other folds (a crossing has",
+        "none); times are of all trainings of the line together, and as a multiple of the classic ResNet18's.",
+        "Written by `python benchmarks/accuracy.py DATA`.",
+        "",
+        "| recipe | epochs | films | left | top | right | bottom | mean | IoU | above 0.75 | worst | thorax | ratio | "
+        "held: left / top / right / bottom / ratio | seconds | times |",
+        "|---|" + "---|" * 15,
+    ]
+    for row in table.to_dict("records"):
+        edges = " | ".join(f"{row[f'mae_{edge}']:.2f}" for edge in EDGES)
+        held = "-"
+        if not np.isnan(row.get("held_ctr", np.nan)):
+            held = " / ".join(f"{row[f'held_{name}']:.0%}" for name in (*EDGES, "ctr"))
+        times = "-" if np.isnan(row["times_classic"]) or not row["seconds"] else f"{row['times_classic']:.2f}"
+        thorax, ratio = (
+            "-" if np.isnan(row.get(key, np.nan)) else f"{row[key]:.{digits}f}"
+            for key, digits in (("thorax_mae", 2), ("ctr_mae", 4))
+        )
+        lines.append(
+            f"| {row['recipe']} | {row['epochs'] or '-'} | {row['films']} ({row['images']}) | {edges} "
+            f"| {row['mae']:.2f} | {row['iou_mean']:.3f} | {row['iou_above_0.75']:.0%} | {row['iou_worst']:.2f} "
+            f"| {thorax} | {ratio} | {held} | {row['seconds']:.0f} | {times} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(table: pd.DataFrame) -> None:
+    """Draw the error of each edge and the IoU of each recipe, out of fold and across collections."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    whole = table[table["films"] == "all"].set_index("recipe")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), gridspec_kw={"width_ratios": [3, 2]})
+    places, width = np.arange(5), 0.8 / max(len(whole), 1)
+    for k, (name, row) in enumerate(whole.iterrows()):
+        heights = [row[f"mae_{edge}"] for edge in EDGES] + [row["mae"]]
+        left.bar(places + (k - (len(whole) - 1) / 2) * width, heights, width, label=name)
+    left.set_xticks(places, ["left", "top", "right", "bottom", "mean"])
+    left.set_ylabel("mean absolute error, px at 224")
+    left.legend(fontsize=8)
+    crossed = table[table["films"].isin(["all", *CROSS])].pivot(index="films", columns="recipe", values="iou_mean")
+    crossed = crossed.reindex(index=["all", *CROSS], columns=[name for name in ["mean box", *ROWS] if name in crossed])
+    crossed.plot.bar(ax=right, legend=False, rot=0, width=0.8)
+    right.set(xlabel="", ylabel="mean IoU", ylim=(0.5, 1))
+    right.set_xticks(range(3), ["out of fold", *(name.replace(" to ", "\nto ") for name in CROSS)])
+    figure.tight_layout()
+    with complete_or_absent(HERE / "accuracy.png") as part:
+        figure.savefig(part, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Margins of error that hold as often as they say: split-conformal prediction on top of the network's own spread.
+
+Knows boxes and NumPy; no networks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartbox.boxes import cardiothoracic_ratio, ratio_spread
+
+NARROWEST = 1e-3  # px: a spread of nothing would make a margin of nothing
+
+
+def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
+    """Find how wide a margin must be to hold the label in `level` of cases: split-conformal prediction.
+
+    Each error is divided by the spread that the head gave that edge, so that a doubtful film gets a wider
+    margin; the factor is the quantile of those with the finite-sample correction of Vovk et al. 2005.
+
+    Parameters
+    ----------
+    predicted, truth : ndarray, shape (N, 4 * targets)
+        Boxes in pixels, of films that no weight was fitted to. Unknown labels are NaN.
+    spread : ndarray, same shape, or None
+        Spreads of the distributions in pixels; None gives margins of one width.
+    level : float
+        Share of labels that the margins are to hold.
+
+    Returns
+    -------
+    dict or None
+        ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
+        (one an edge: margin = factor * spread) and ``ctr_factor`` (the same for the ratio, see
+        :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
+    """
+    count = len(predicted)
+    rank = math.ceil((count + 1) * level)
+    if rank > count:
+        return None
+    scaled = np.abs(predicted - truth) / _unit(predicted, spread)
+    factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
+    result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr_factor": math.nan}
+    if predicted.shape[1] == 8:
+        ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
+        error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))
+        result["ctr_factor"] = float(np.sort(error / ratio_spread(predicted, _unit(predicted, spread)))[rank - 1])
+    return result
+
+
+def margins(calibration: dict, predicted: NDArray, spread: NDArray | None) -> tuple[NDArray, NDArray | None]:
+    """Give each edge, and the ratio, its margin: the label lies within it in ``calibration["level"]`` of cases.
+
+    Parameters
+    ----------
+    calibration : dict
+        From :func:`calibrate`.
+    predicted, spread : ndarray, shape (..., 4 * targets)
+        As there.
+
+    Returns
+    -------
+    tuple
+        Half-widths for the edges in pixels, in the shape of `predicted`, and for the ratio, (...); None where there
+        is no thorax, or no calibration of the ratio.
+    """
+    unit = _unit(predicted, spread if calibration["scaled"] else None)
+    edges = np.asarray(calibration["factors"]) * unit
+    if predicted.shape[-1] != 8 or not math.isfinite(calibration["ctr_factor"]):
+        return edges, None
+    return edges, calibration["ctr_factor"] * ratio_spread(predicted, unit)
+
+
+def coverage(calibration: dict, predicted: NDArray, spread: NDArray | None, truth: NDArray) -> dict[str, float]:
+    """Measure how often the margins hold on films that they were not calibrated on.
+
+    Parameters
+    ----------
+    calibration : dict
+        From :func:`calibrate`, on other films.
+    predicted, spread, truth : ndarray, shape (N, 4 * targets)
+        As there.
+
+    Returns
+    -------
+    dict
+        ``edges``, the share of labels held, (4 * targets,), and ``ctr``, that of ratios (NaN without a thorax).
+    """
+    edges, ratio = margins(calibration, predicted, spread)
+    held = np.where(np.isnan(truth), np.nan, np.abs(predicted - truth) <= edges)
+    found = {"edges": np.nanmean(held, axis=0), "ctr": math.nan}
+    if ratio is not None:
+        error = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:]) - cardiothoracic_ratio(
+            truth[:, :4], truth[:, 4:]
+        )
+        found["ctr"] = float((np.abs(error) <= ratio).mean())
+    return found
+
+
+def _unit(predicted: NDArray, spread: NDArray | None) -> NDArray:
+    return np.ones_like(predicted) if spread is None else np.maximum(spread, NARROWEST)

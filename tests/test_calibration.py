@@ -1,0 +1,70 @@
+"""Margins hold as often as they say, and are wider where the network is less sure."""
+
+import numpy as np
+import pytest
+
+from heartbox.calibration import calibrate, coverage, margins
+from heartbox.measuring import audit_labels
+
+
+def made_answers(count: int, seed: int, edges: int = 8):
+    """Boxes whose errors are as large as the spread says, times a factor of its own for each edge."""
+    rng = np.random.default_rng(seed)
+    truth = np.tile([60.0, 80, 150, 170, 20, 10, 200, 190][:edges], (count, 1)) + rng.normal(0, 5, (count, edges))
+    spread = rng.uniform(1, 6, (count, edges))
+    predicted = truth + spread * np.linspace(0.5, 1.5, edges) * rng.normal(0, 1, (count, edges))
+    return predicted, spread, truth
+
+
+def test_margins_hold_on_films_they_have_not_seen():
+    calibration = calibrate(*made_answers(3000, 0))
+    held = coverage(calibration, *made_answers(3000, 1))
+    assert held["edges"] == pytest.approx(np.full(8, 0.9), abs=0.02)
+    assert held["ctr"] == pytest.approx(0.9, abs=0.02)
+    assert calibration["factors"] == pytest.approx(1.645 * np.linspace(0.5, 1.5, 8), rel=0.06)
+
+
+def test_a_hard_film_gets_a_wider_margin():
+    predicted, spread, truth = made_answers(200, 0)
+    calibration = calibrate(predicted, spread, truth)
+    edges, ratio = margins(calibration, predicted[:2], np.array([[1.0] * 8, [3.0] * 8]))
+    assert edges[1] == pytest.approx(3 * edges[0])
+    assert ratio[1] > 2 * ratio[0]
+
+
+def test_without_spreads_every_margin_is_alike():
+    predicted, _, truth = made_answers(200, 0, edges=4)
+    calibration = calibrate(predicted, None, truth)
+    edges, ratio = margins(calibration, predicted, None)
+    assert ratio is None
+    assert np.ptp(edges, axis=0).max() == 0
+    held = coverage(calibration, predicted, None, truth)
+    assert (held["edges"] >= 0.9).all()
+    assert np.isnan(held["ctr"])
+
+
+def test_unknown_labels_do_not_count():
+    predicted, spread, truth = made_answers(100, 0)
+    truth[::2, 4:] = np.nan
+    calibration = calibrate(*made_answers(100, 1))
+    assert coverage(calibration, predicted, spread, truth)["edges"].shape == (8,)
+    assert not np.isnan(coverage(calibration, predicted, spread, truth)["edges"]).any()
+
+
+def test_the_audit_finds_what_was_planted():
+    predicted, _, truth = made_answers(120, 0)
+    truth[17] += [0, 0, -40, 0, 0, 0, 0, 0]  # a heart cut off
+    truth[80] += [0, 0, 0, 0, 90, 0, 0, 0]  # one lung missing
+    names = [f"film-{i}" for i in range(120)]
+    table = audit_labels(names, predicted, truth)
+    assert set(table["name"].head(2)) == {"film-17", "film-80"}
+    assert table.loc[17, "edge"] == "heart_x_max"
+    assert table.loc[17, "error"] == pytest.approx(predicted[17, 2] - truth[17, 2])
+    assert table.loc[80, "edge"] == "thorax_x_min"
+    assert len(table) == 120
+
+
+def test_the_audit_without_a_thorax():
+    predicted, _, truth = made_answers(30, 0)
+    truth[:, 4:] = np.nan
+    assert audit_labels(["a"] * 30, predicted, truth)["edge"].str.startswith("heart").all()
