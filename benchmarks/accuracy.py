@@ -45,8 +45,7 @@ ROWS: dict[str, Recipe] = {
     "classic ResNet18": RECIPES["classic"],
     "classic VGG16": dataclasses.replace(RECIPES["classic"], backbone="vgg16"),
     "sensible regression": RECIPES["sensible"],
-    "edges": RECIPES["edges"],
-    "edges, released": RECIPES["released"],
+    "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
 }
 CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspan", "jsrt")}
 
@@ -55,13 +54,13 @@ CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspa
 
 
 def pretrain(work: Path) -> Path:
-    """Train the released recipe's network on phantoms alone, once for all folds: no film of DATA is in it."""
+    """Train the edges network on phantoms alone, once for all folds: no film of DATA is in it."""
     path = work / "phantoms.pt"
     if not path.is_file():
         folder = work / "phantoms"
         if not (folder / "stats.json").is_file():
             write_synthetic(folder, PHANTOMS)
-        recipe = dataclasses.replace(RECIPES["released"], epochs=PHANTOM_EPOCHS, small_share=1.0)
+        recipe = dataclasses.replace(RECIPES["edges"], epochs=PHANTOM_EPOCHS, small_share=1.0)
         model, train = train_one(folder, recipe, work / "phantoms-run")
         save_weights(path, model, train.stats, targets=list(recipe.targets), recipe="phantoms")
     return path

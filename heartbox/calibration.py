@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from heartbox.boxes import cardiothoracic_ratio, ratio_spread
 
 NARROWEST = 1e-3  # px: a spread of nothing would make a margin of nothing
+USUAL = 0.97  # share of ordinary films whose spread is called usual
 
 
 def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level: float = 0.9) -> dict | None:
@@ -34,8 +35,10 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
     -------
     dict or None
         ``level``, ``images``, ``scaled`` (whether the head gave spreads; else each counts as 1 px), ``factors``
-        (one an edge: margin = factor * spread) and ``ctr_factor`` (the same for the ratio, see
-        :func:`heartbox.boxes.ratio_spread`). None where there are too few films to say: fewer than nine for 90 %.
+        (one an edge: margin = factor * spread), ``ctr_factor`` (the same for the ratio, see
+        :func:`heartbox.boxes.ratio_spread`) and ``usual_spread``: 97 of 100 of these films have a smaller mean
+        spread of the heart's edges, in pixels, so that a film with a larger one is out of the ordinary (None
+        without spreads). None where there are too few films to say: fewer than nine for 90 %.
     """
     count = len(predicted)
     rank = math.ceil((count + 1) * level)
@@ -44,6 +47,7 @@ def calibrate(predicted: NDArray, spread: NDArray | None, truth: NDArray, level:
     scaled = np.abs(predicted - truth) / _unit(predicted, spread)
     factors = [float(np.sort(column)[rank - 1]) for column in scaled.T]  # NaN sorts last: unknown stays unknown
     result = {"level": level, "images": count, "scaled": spread is not None, "factors": factors, "ctr_factor": math.nan}
+    result["usual_spread"] = None if spread is None else float(np.quantile(spread[:, :4].mean(axis=1), USUAL))
     if predicted.shape[1] == 8:
         ratio = cardiothoracic_ratio(predicted[:, :4], predicted[:, 4:])
         error = np.abs(ratio - cardiothoracic_ratio(truth[:, :4], truth[:, 4:]))

@@ -207,7 +207,7 @@ class HeartDetector:
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
             if ctr is not None and reach is not None:
                 ctr_interval = (ctr - float(reach), ctr + float(reach))
-        warnings = (*foreign, *doubts(xray, heart, thorax, interval))
+        warnings = (*foreign, *self._hesitation(spread, foreign), *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
@@ -240,6 +240,21 @@ class HeartDetector:
         if (self.config["layout"] == "phantom") == synthetic:
             return ()
         return (FOREIGN_PHANTOM if synthetic else FOREIGN,)
+
+    def _hesitation(self, spread: NDArray, foreign: tuple[str, ...]) -> tuple[str, ...]:
+        """Doubt a film on which the edges' distributions are wider than on ordinary films.
+
+        What is no upright frontal chest film (noise, a film upside down, turned, inverted or of something else)
+        leaves the network undecided where an edge is, though the mean of an undecided distribution looks like a box.
+        """
+        usual = (self.config.get("calibration") or {}).get("usual_spread")
+        found = float(spread[:4].mean())
+        if foreign or usual is None or found <= usual:
+            return ()
+        return (
+            f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
+            f"{self.config['size']}), where 97 of 100 ordinary upright frontal films have less than {usual:.1f}.",
+        )
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:
         """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""

@@ -21,6 +21,8 @@ RSNA_IMAGES = "stage_2_train_images"
 RSNA_COLUMNS = ("label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape_y")
 THORAX_COLUMNS = ("thorax_x0", "thorax_y0", "thorax_w", "thorax_h")
 CTR_SOURCES = ("jsrt", "wingspan")
+# Films of the public CTR set whose masks are wrong, found by out-of-fold disagreement and looked at one by one.
+CTR_EXCLUDED = Path(__file__).with_name("ctr_excluded.csv")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Film:
         Heart, left lung and right lung, where boxes come from masks.
     row : int
         Row in the csv, which the published split goes by.
+    excluded : str
+        Why its label must not be learnt from or measured against; empty where it may.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Film:
     thorax: tuple[float, ...] | None = None
     box_shape: tuple[int, int] | None = None
     masks: tuple[Path, ...] = ()
+    excluded: str = ""
 
 
 # ---------------------------------------------------------------- where the raw data is
@@ -196,6 +201,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _list_ctr(folder: Path) -> tuple[list[Film], list[tuple[str, str]]]:
     films, problems = [], []
+    excluded = pd.read_csv(CTR_EXCLUDED, dtype=str).set_index(["source", "name"])["reason"].to_dict()
     for source in CTR_SOURCES:
         for path in sorted((folder / source / "png").glob("*.png")):
             masks = tuple(folder / source / "mask" / part / path.name for part in ("heart", "left_lung", "right_lung"))
@@ -203,5 +209,6 @@ def _list_ctr(folder: Path) -> tuple[list[Film], list[tuple[str, str]]]:
             if absent:
                 problems.append((path.stem, f"no mask of {', '.join(absent)}"))
             else:
-                films.append(Film(path.stem, source, path, len(films), masks=masks))
+                reason = excluded.get((source, path.stem), "")
+                films.append(Film(path.stem, source, path, len(films), masks=masks, excluded=reason))
     return films, problems

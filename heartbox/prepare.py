@@ -43,6 +43,9 @@ class Prepared:
         lines += [f"  skipped {row.name}: {row.reason}" for row in self.skipped.head(10).itertuples(index=False)]
         if len(self.skipped) > 10:
             lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
+        unused = self.labels["split"].eq("unused").sum()
+        if unused:
+            lines.append(f"  {unused} are prepared but used for nothing: known wrong labels, or patients on both sides")
         if counts["low_contrast"]:
             pale = ", ".join(self.pale[:5]) + (", ..." if len(self.pale) > 5 else "")
             lines.append(f"{len(self.pale)} of them have hardly any contrast, and are used all the same: {pale}")
@@ -219,6 +222,7 @@ def prepare(
     def choose(labels: pd.DataFrame) -> tuple[list[str], str]:
         patients = [str(patient) for patient in labels["patient"]]
         split, rule = _split(used, patients, layout, seed, validation_share)
+        split = ["unused" if film.excluded else side for film, side in zip(used, split, strict=True)]
         return split, rule if named else rule.replace("by patient", "by film (no file names its patient)")
 
     try:

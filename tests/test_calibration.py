@@ -68,3 +68,10 @@ def test_the_audit_without_a_thorax():
     predicted, _, truth = made_answers(30, 0)
     truth[:, 4:] = np.nan
     assert audit_labels(["a"] * 30, predicted, truth)["edge"].str.startswith("heart").all()
+
+
+def test_the_usual_spread():
+    predicted, spread, truth = made_answers(1000, 0)
+    usual = calibrate(predicted, spread, truth)["usual_spread"]
+    assert (spread[:, :4].mean(axis=1) > usual).mean() == pytest.approx(0.03, abs=0.002)
+    assert calibrate(predicted, None, truth)["usual_spread"] is None

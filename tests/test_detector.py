@@ -186,3 +186,16 @@ def test_several_at_once_are_answered_as_one_by_one(tmp_path):
     assert detector.detect_each([]) == []
     with pytest.raises(XRayError, match="NaN"):
         detector.detect_each([films[0], np.full((200, 200), np.nan)])
+
+
+@pytest.mark.parametrize(("usual", "doubted"), [(50.0, False), (0.5, True), (None, False)])
+def test_an_undecided_network_is_doubted(tmp_path, usual, doubted):
+    torch.manual_seed(0)
+    model = build_model(head="edges", targets=("heart", "thorax"), size=64)
+    calibration = {"level": 0.9, "images": 50, "scaled": True, "factors": [2.0] * 8, "ctr_factor": 2.0}
+    calibration["usual_spread"] = usual
+    stats = {"mean": 0.5, "std": 0.25, "layout": "ctr"}
+    save_weights(tmp_path / "m.pt", model, stats, targets=["heart", "thorax"], calibration=calibration)
+    film = np.random.default_rng(0).uniform(0, 1, (300, 300))
+    warnings = HeartDetector.from_weights(tmp_path / "m.pt").detect(film).warnings
+    assert any("undecided" in text for text in warnings) == doubted
