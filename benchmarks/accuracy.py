@@ -115,8 +115,8 @@ def prepare_folds(data: Path, work: Path) -> pd.DataFrame:
         prepare(data, processed, seed=SEED)
     labels = pd.read_csv(processed / "labels.csv", dtype={"name": str})
     usable = (labels["split"] != "unused").to_numpy()
-    labels["fold"] = -1
-    labels.loc[usable, "fold"] = assign_folds(labels["patient"][usable], labels["source"][usable], FOLDS, SEED)
+    # Films that are left out take part in the assignment, so that leaving out one more moves no other.
+    labels["fold"] = np.where(usable, assign_folds(labels["patient"], labels["source"], FOLDS, 0), -1)
     for fold in range(FOLDS):
         side = np.where(labels["fold"] == fold, "val", "train")
         write_split(processed, work / "folds" / str(fold), np.where(usable, side, "unused"))
