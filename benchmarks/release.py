@@ -10,6 +10,7 @@ network has seen every film. It is trained on all films that the label audit lef
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import sys
 from pathlib import Path
@@ -21,19 +22,34 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from accuracy import FOLDS, ROWS, SEED, answer, prepare_folds, pretrain
+from accuracy import (
+    CROSS,
+    FOLDS,
+    PHANTOM_EPOCHS,
+    PHANTOMS,
+    ROWS,
+    SEED,
+    answer,
+    mean_box_answer,
+    prepare_folds,
+    pretrain,
+    summarise,
+)
 from torch.utils.data import Subset
 
 from cardiac_dataset import CardiacDataset
+from heartbox.boxes import EDGES, box_iou
 from heartbox.calibration import calibrate
+from heartbox.files import complete_or_absent
 from heartbox.measuring import audit_labels, predict
 from heartbox.processed import write_split
-from heartbox.training import Recipe, dataclasses, fit, make_model
+from heartbox.training import Recipe, fit, make_model
 from heartbox.weights import file_sha256, load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"
 ROW = "edges"
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
 def out_of_fold(work: Path, recipe: Recipe, names: list[str]) -> list[dict]:
@@ -52,6 +68,18 @@ def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torc
     model = make_model(recipe, train)
     fit(model, train, watched, recipe, work / "runs" / "everything", seed=SEED, progress=sys.stdout.isatty())
     return model, train
+
+
+def card_row(name: str, answers: list[dict], keep: set[str]) -> str:
+    """One line of the card's table."""
+    row = summarise(answers, keep)
+    edges = " | ".join(f"{row[f'mae_{edge}']:.2f}" for edge in EDGES)
+    held = " / ".join(f"{row[f'held_{key}']:.0%}" for key in (*EDGES, "ctr")) if "held_ctr" in row else "-"
+    return (
+        f"| {name} ({row['images']}) | {edges} | {row['mae']:.2f} | {row['iou_mean']:.3f} "
+        f"| {row['iou_above_0.75']:.0%} | {row['iou_worst']:.2f} | {row['thorax_mae']:.2f} | {row['ctr_mae']:.4f} "
+        f"| {held} |"
+    )
 
 
 def main() -> None:
@@ -75,8 +103,49 @@ def main() -> None:
     small, _ = load_weights(arguments.out)
     plain = CardiacDataset(train.folder, "train", targets=recipe.targets)
     moved = np.abs(predict(small, plain)[0] - predict(model, plain)[0]).max()
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(arguments.out)}")
-    print(f"half precision moves an edge by {moved:.3f} px at most")
+    usable = labels[labels["fold"] >= 0]
+    names = {source: set(films["name"]) for source, films in usable.groupby("source")}
+    every = set(usable["name"])
+    crossings = {key: out_of_fold(work, recipe, [key]) for key in CROSS}
+    rows = [
+        card_row("all", folds, every),
+        card_row("folds 1 to 4", folds[1:], every),
+        *(card_row({"jsrt": "JSRT", "wingspan": "Wingspan"}[source], folds, keep) for source, keep in names.items()),
+        *(
+            card_row(f"trained on one, tested on the other: {key}", answers, every)
+            for key, answers in crossings.items()
+        ),
+    ]
+    always = summarise([mean_box_answer(work / "folds" / str(fold)) for fold in range(FOLDS)], every)
+    iou = box_iou(joined["predicted"][:, :4], joined["truth"][:, :4])
+    digest = file_sha256(arguments.out)
+    card = TEMPLATE.read_text(encoding="utf-8").format(
+        size=arguments.out.stat().st_size / 1e6,
+        moved=moved,
+        sha256=digest,
+        short=digest[:8],
+        date=notes["date"],
+        films=len(train),
+        jsrt=len(names["jsrt"]),
+        wingspan=len(names["wingspan"]),
+        excluded=int((labels["fold"] < 0).sum()),
+        phantoms=PHANTOMS,
+        phantom_epochs=PHANTOM_EPOCHS,
+        epochs=recipe.epochs,
+        small=recipe.small_share,
+        rate=recipe.learning_rate,
+        batch=recipe.batch_size,
+        seed=SEED,
+        minutes=np.mean([one["seconds"] / (len(usable) - len(one["names"])) for one in folds]) * len(train) / 60,
+        rows="\n".join(rows),
+        mean_box=always["mae"],
+        mean_iou=always["iou_mean"],
+        doubted=float((joined["spread"][:, :4].mean(axis=1) > calibration["usual_spread"]).mean()),
+        worst=", ".join(f"`{joined['names'][i]}` (IoU {iou[i]:.2f})" for i in np.argsort(iou)[:5]),
+    )
+    with complete_or_absent(arguments.out.with_name("MODEL_CARD.md")) as part:
+        part.write_text(card, encoding="utf-8")
+    print(card)
 
 
 if __name__ == "__main__":

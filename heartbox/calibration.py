@@ -6,6 +6,7 @@ Knows boxes and NumPy; no networks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,50 @@ def coverage(calibration: dict, predicted: NDArray, spread: NDArray | None, trut
             truth[:, :4], truth[:, 4:]
         )
         found["ctr"] = float((np.abs(error) <= ratio).mean())
+    return found
+
+
+def reliability(
+    predicted: NDArray,
+    spread: NDArray | None,
+    truth: NDArray,
+    levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[float, NDArray]:
+    """Measure, for margins of several levels, how often they hold: each film by a calibration on other films.
+
+    Parameters
+    ----------
+    predicted, spread, truth : ndarray, shape (N, 4 * targets)
+        As for :func:`calibrate`.
+    levels : sequence of float
+        What the margins promise.
+    folds : int
+        The films are dealt into so many heaps; the margins of each are calibrated on the others.
+    seed : int
+        Deals.
+
+    Returns
+    -------
+    dict
+        For each level that the number of films allows, the share of labels held, (4 * targets,).
+    """
+    heap = np.random.default_rng(seed).permutation(len(predicted)) % folds
+    found = {}
+    for level in levels:
+        shares = []
+        for k in range(folds):
+            here, there = heap == k, heap != k
+            parts = [
+                (None, None) if array is None else (array[there], array[here]) for array in (predicted, spread, truth)
+            ]
+            calibration = calibrate(*(there for there, _ in parts), level)
+            if calibration is None or not here.any():
+                break
+            shares.append(coverage(calibration, *(here for _, here in parts))["edges"] * here.sum())
+        else:
+            found[level] = np.sum(shares, axis=0) / len(predicted)
     return found
 
 

@@ -228,6 +228,31 @@ def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, 
     return figure
 
 
+def draw_reliability(held: dict[float, NDArray], names: Sequence[str], films: int) -> Figure:
+    """Draw how often margins hold against how often they promise to.
+
+    Parameters
+    ----------
+    held : dict
+        For each promised level the share held of each edge, see :func:`heartbox.calibration.reliability`.
+    names : sequence of str
+        Of the edges to draw, the first ones.
+    films : int
+        How many films were measured; chance alone moves a share by as much as the grey band shows.
+    """
+    levels = np.array(list(held))
+    figure, ax = plt.subplots(figsize=(4.6, 4.2))
+    chance = 1.96 * np.sqrt(levels * (1 - levels) / films)
+    ax.fill_between(levels, levels - chance, levels + chance, color="grey", alpha=0.25, label="chance, 95 %")
+    ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for edge, (name, style) in enumerate(zip(names, ("o-", "s-", "^-", "d-"), strict=False)):
+        ax.plot(levels, [shares[edge] for shares in held.values()], style, markersize=4, linewidth=1, label=name)
+    ax.set(xlabel="promised", ylabel="held", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 # ---------------------------------------------------------------- an answer
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heartbox.calibration import calibrate, coverage, margins
+from heartbox.calibration import calibrate, coverage, margins, reliability
 from heartbox.measuring import audit_labels
 
 
@@ -75,3 +75,14 @@ def test_the_usual_spread():
     usual = calibrate(predicted, spread, truth)["usual_spread"]
     assert (spread[:, :4].mean(axis=1) > usual).mean() == pytest.approx(0.03, abs=0.002)
     assert calibrate(predicted, None, truth)["usual_spread"] is None
+
+
+def test_margins_of_every_level_hold():
+    held = reliability(*made_answers(2000, 0))
+    assert list(held) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    for level, shares in held.items():
+        assert shares == pytest.approx(np.full(8, level), abs=0.04)
+
+
+def test_levels_that_few_films_cannot_show_are_left_out():
+    assert list(reliability(*made_answers(8, 0), levels=(0.5, 0.9), folds=4)) == [0.5]
