@@ -21,7 +21,8 @@ from heartbox.files import complete_or_absent  # noqa: E402
 from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row  # noqa: E402
 from heartbox.xray import XRayError, is_xray_file  # noqa: E402
 
-WEIGHTS = (Path("weights/heart-resnet18.pt"), Path("artifacts/model/model.pt"))
+RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"  # beside this folder
+WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/model.pt"))
 
 
 def list_images(paths: list[Path]) -> list[Path]:
@@ -39,14 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 if not one image got an answer, 2 if there is nothing to work on."""
     parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, or folders of them")
-    parser.add_argument("--weights", type=Path, help="default: released weights, else those of notebook 03")
+    parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
+    parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
     options = parser.parse_args(arguments)
     weights = options.weights or next((path for path in WEIGHTS if path.is_file()), WEIGHTS[-1])
     try:
-        detector = HeartDetector.from_weights(weights)
-    except (FileNotFoundError, ValueError) as error:
+        detector = HeartDetector.from_weights(weights, options.sha256)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     images = list_images(options.paths)

@@ -390,3 +390,29 @@ def test_the_real_csv_without_its_images(real_data, tmp_path):
     shutil.copy(real_data / "rsna" / "rsna_heart_detection.csv", tmp_path)
     with pytest.raises(ValueError, match="no labelled X-ray can be used.*there is no stage_2_train_images/"):
         list_films(tmp_path)
+
+
+def test_films_that_are_left_out_contradict_themselves(real_data):
+    """Every film of the list that is here has a lung's mask over a good part of its heart's, and no other film has."""
+    films, _ = list_films(real_data / "ctr")
+    overlaps = {}
+    for film in films:
+        heart, *lungs = (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 127 for mask in film.masks)
+        overlaps[film.name] = (heart & (lungs[0] | lungs[1])).sum() / heart.sum(), bool(film.excluded)
+    assert all((share > 0.15) == excluded for share, excluded in overlaps.values())
+    assert sum(excluded for _, excluded in overlaps.values()) == 12
+
+
+def test_left_out_films_are_used_for_nothing(real_data, tmp_path):
+    films, _ = list_films(real_data / "ctr")
+    names = [film.name for film in films if film.excluded][:2] + [f.name for f in films if not f.excluded][:4]
+    for film in films:
+        if film.name in names:
+            for path in (film.path, *film.masks):
+                target = tmp_path / "ctr" / path.relative_to(real_data / "ctr")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    prepared = prepare(tmp_path / "ctr", tmp_path / "out", progress=False)
+    unused = prepared.labels["split"] == "unused"
+    assert set(prepared.labels["name"][unused]) == set(names[:2])
+    assert "2 are prepared but used for nothing" in prepared.summary()
