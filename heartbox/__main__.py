@@ -1,11 +1,14 @@
 """Find the heart in X-ray files from the command line: python -m heartbox FILE_OR_FOLDER... --csv out.csv.
 
-Knows the detector and the report; an unreadable file gets its error in its own row, and the others go on.
+Knows the detector and the report; an unreadable file gets its error in its own row, and the others go on. A run that
+is stopped leaves its rows beside the csv that is to be, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -36,14 +39,76 @@ def list_images(paths: list[Path]) -> list[Path]:
     return images
 
 
+def answer(detector: HeartDetector, path: Path, picture: Path | None) -> dict:
+    """Return one image's row, and draw the answer if `picture` says where to."""
+    try:
+        found = detector.detect(path)
+    except XRayError as error:
+        return table_row(path.as_posix(), None, str(error))
+    if picture:
+        save_figure(picture, draw_found(found))
+    return table_row(path.as_posix(), found)
+
+
+class Journal:
+    """The rows of a run that has not come to its end, a line of JSON each, beside the csv that is to be.
+
+    A row counts only for the same weights and the same file, by its size and its time of change.
+    """
+
+    def __init__(self, csv: Path, detector: HeartDetector):
+        self.path = csv.with_name(f"{csv.name}.unfinished")
+        self.config = hashlib.sha256(
+            json.dumps(detector.config, sort_keys=True, default=str).encode()
+            + b"".join(value.numpy().tobytes() for value in detector.model.state_dict().values())
+        ).hexdigest()
+        self.rows = {}
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self.rows[entry["key"]] = entry["row"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # the line that was being written when the run stopped
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._append("\n")  # whatever the last run was writing ends here
+
+    def _append(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    def _key(self, path: Path) -> str | None:
+        try:
+            state = path.stat()
+        except OSError:
+            return None  # not there: look again next time
+        return f"{self.config[:16]} {state.st_size} {state.st_mtime_ns} {path.as_posix()}"
+
+    def recall(self, path: Path) -> dict | None:
+        """Return the row of an earlier run, or None."""
+        return self.rows.get(self._key(path))
+
+    def note(self, path: Path, row: dict) -> None:
+        """Keep a row; it is on the disk when this returns."""
+        self._append(json.dumps({"key": self._key(path), "row": row}) + "\n")
+
+    def close(self) -> None:
+        """Forget the rows, once they all stand in the csv."""
+        self.path.unlink()
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 if not one image got an answer, 2 if there is nothing to work on."""
+    """Run the command and return its exit code.
+
+    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on.
+    """
     parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, or folders of them")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if even one image could not be read")
     options = parser.parse_args(arguments)
     weights = options.weights or next((path for path in WEIGHTS if path.is_file()), WEIGHTS[-1])
     try:
@@ -55,26 +120,27 @@ def main(arguments: list[str] | None = None) -> int:
     if not images:
         print("no X-ray files in what was named", file=sys.stderr)
         return 2
+    journal = Journal(options.csv, detector) if options.csv else None
     rows = []
     for number, path in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
-        try:
-            found = detector.detect(path)
-        except XRayError as error:
-            rows.append(table_row(path.as_posix(), None, str(error)))
-            continue
-        rows.append(table_row(path.as_posix(), found))
-        if options.overlays:
-            # Numbered, because two folders may hold files of the same name.
-            save_figure(options.overlays / f"{number:05d}-{path.stem}.png", draw_found(found))
+        # Numbered, because two folders may hold files of the same name.
+        picture = options.overlays / f"{number:05d}-{path.stem}.png" if options.overlays else None
+        row = journal.recall(path) if journal else None
+        if row is None or (picture and not row["error"] and not picture.is_file()):
+            row = answer(detector, path, picture)
+            if journal:
+                journal.note(path, row)
+        rows.append(row)
     table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
     if options.csv:
         with complete_or_absent(options.csv) as part:
             table.to_csv(part, index=False, float_format="%.3f", lineterminator="\n")
+        journal.close()
     else:
         print(table[["file", "ctr", "warnings", "error"]].astype(object).fillna("").to_string(index=False))
     failed = int(table["error"].notna().sum())
     print(f"{len(table)} images, {len(table) - failed} answered, {failed} could not be read", file=sys.stderr)
-    return int(failed == len(table))
+    return int(failed == len(table) or (options.strict and failed > 0))
 
 
 if __name__ == "__main__":

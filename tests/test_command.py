@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from heartbox.__main__ import main
+from heartbox.detector import HeartDetector
 from heartbox.report import TABLE_COLUMNS
 
 
@@ -53,3 +54,40 @@ def test_nothing_to_work_with(weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty"), "--weights", str(weights)]) == 2
     assert "no X-ray files" in capsys.readouterr().err
+
+
+def test_strict(weights, films, tmp_path):
+    arguments = [str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--strict"]) == 1
+    assert main([str(films / "a.png"), "--weights", str(weights), "--strict"]) == 0
+
+
+def test_a_run_that_was_stopped_goes_on(weights, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [str(tmp_path), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    detect, asked = HeartDetector.detect, []
+
+    def dying(self, path):
+        asked.append(path.name)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return detect(self, path)
+
+    monkeypatch.setattr(HeartDetector, "detect", dying)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    assert not (tmp_path / "t.csv").exists()
+    with (tmp_path / "t.csv.unfinished").open("a") as stream:
+        stream.write('{"key": "half a li')  # what a crash may leave
+    cv2.imwrite(str(tmp_path / "1.png"), rng.integers(0, 255, (130, 130), dtype=np.uint8))  # changed meanwhile
+    assert main(arguments) == 0
+    assert asked == ["0.png", "1.png", "2.png", "3.png", "1.png", "3.png", "4.png", "5.png"]
+    again = pd.read_csv(tmp_path / "t.csv")
+    assert again["rows"].tolist() == [128, 130, 128, 128, 128, 128]
+    assert sorted(path.name for path in tmp_path.glob("t.csv*")) == ["t.csv"]
+    assert main(arguments) == 0  # a finished run is no unfinished one: all is asked anew
+    assert len(asked) == 14
+    pd.testing.assert_frame_equal(again, pd.read_csv(tmp_path / "t.csv"))
