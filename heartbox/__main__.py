@@ -19,35 +19,26 @@ matplotlib.use("Agg")  # before pyplot: a server has no screen
 import pandas as pd  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from heartbox.collect import Source, collect  # noqa: E402
 from heartbox.detector import HeartDetector  # noqa: E402
 from heartbox.files import complete_or_absent  # noqa: E402
 from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row  # noqa: E402
-from heartbox.xray import XRayError, is_xray_file  # noqa: E402
+from heartbox.xray import XRayError  # noqa: E402
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"  # beside this folder
 WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/model.pt"))
 
 
-def list_images(paths: list[Path]) -> list[Path]:
-    """Return the files named, and for each folder named the X-ray files in it and below, in order of names."""
-    images = []
-    for path in paths:
-        if path.is_dir():
-            images += sorted(inside for inside in path.rglob("*") if inside.is_file() and is_xray_file(inside))
-        else:
-            images.append(path)  # one that is not there gets its error in its row
-    return images
-
-
-def answer(detector: HeartDetector, path: Path, picture: Path | None) -> dict:
+def answer(detector: HeartDetector, source: Source, picture: Path | None) -> dict:
     """Return one image's row, and draw the answer if `picture` says where to."""
     try:
-        found = detector.detect(path)
+        with source.file() as path:
+            found = detector.detect(path)
     except XRayError as error:
-        return table_row(path.as_posix(), None, str(error))
+        return table_row(source.name, None, str(error))
     if picture:
         save_figure(picture, draw_found(found))
-    return table_row(path.as_posix(), found)
+    return table_row(source.name, found)
 
 
 class Journal:
@@ -77,20 +68,20 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(text)
 
-    def _key(self, path: Path) -> str | None:
+    def _key(self, source: Source) -> str | None:
         try:
-            state = path.stat()
+            state = source.path.stat()
         except OSError:
             return None  # not there: look again next time
-        return f"{self.config[:16]} {state.st_size} {state.st_mtime_ns} {path.as_posix()}"
+        return f"{self.config[:16]} {state.st_size} {state.st_mtime_ns} {source.name}"
 
-    def recall(self, path: Path) -> dict | None:
+    def recall(self, source: Source) -> dict | None:
         """Return the row of an earlier run, or None."""
-        return self.rows.get(self._key(path))
+        return self.rows.get(self._key(source))
 
-    def note(self, path: Path, row: dict) -> None:
-        """Keep a row; it is on the disk when this returns."""
-        self._append(json.dumps({"key": self._key(path), "row": row}) + "\n")
+    def note(self, source: Source, row: dict) -> None:
+        """Keep a row; it is in the file when this returns."""
+        self._append(json.dumps({"key": self._key(source), "row": row}) + "\n")
 
     def close(self) -> None:
         """Forget the rows, once they all stand in the csv."""
@@ -103,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on.
     """
     parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, or folders of them")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
@@ -116,20 +107,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    images = list_images(options.paths)
+    images = collect(options.paths)
     if not images:
         print("no X-ray files in what was named", file=sys.stderr)
         return 2
     journal = Journal(options.csv, detector) if options.csv else None
     rows = []
-    for number, path in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
+    for number, source in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
         # Numbered, because two folders may hold files of the same name.
-        picture = options.overlays / f"{number:05d}-{path.stem}.png" if options.overlays else None
-        row = journal.recall(path) if journal else None
+        picture = options.overlays / f"{number:05d}-{Path(source.name).stem}.png" if options.overlays else None
+        row = journal.recall(source) if journal else None
         if row is None or (picture and not row["error"] and not picture.is_file()):
-            row = answer(detector, path, picture)
+            row = answer(detector, source, picture)
             if journal:
-                journal.note(path, row)
+                journal.note(source, row)
         rows.append(row)
     table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
     if options.csv:
