@@ -116,7 +116,8 @@ def prepare_folds(data: Path, work: Path) -> pd.DataFrame:
     labels = pd.read_csv(processed / "labels.csv", dtype={"name": str})
     usable = (labels["split"] != "unused").to_numpy()
     # Films that are left out take part in the assignment, so that leaving out one more moves no other.
-    labels["fold"] = np.where(usable, assign_folds(labels["patient"], labels["source"], FOLDS, 0), -1)
+    patients = pd.read_csv(processed / "patients.csv")["patient"]
+    labels["fold"] = np.where(usable, assign_folds(patients, labels["source"], FOLDS, 0), -1)
     for fold in range(FOLDS):
         side = np.where(labels["fold"] == fold, "val", "train")
         write_split(processed, work / "folds" / str(fold), np.where(usable, side, "unused"))

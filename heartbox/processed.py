@@ -1,4 +1,4 @@
-"""The processed folder: images.npy, labels.csv, stats.json, and what masks there are.
+"""The processed folder: images.npy, labels.csv, stats.json, whose film each is, and what masks there are.
 
 Notebook 01 writes one, the others read it. Knows arrays, tables and files; not where the films come from.
 """
@@ -20,7 +20,7 @@ from heartbox.boxes import EDGES, outline_from_mask
 from heartbox.files import complete_or_absent
 
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
-LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing", "patient"]
+LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing"]
 # Below this range between the 5th and the 95th percentile, out of 1, there is little to see in a film.
 LOW_CONTRAST = 0.1
 
@@ -97,7 +97,8 @@ def write_processed(
     films : iterable of ProcessedFilm
         In the order in which they are to stand; either all have masks or none.
     choose_split : callable
-        Given ``labels.csv`` without its splits, returns the split of each film and the name of the rule.
+        Given ``labels.csv`` without its splits and with a number for each patient, returns the split of each film
+        and the name of the rule.
     size : int
         Side of the images.
     about : dict
@@ -139,8 +140,8 @@ def write_processed(
         stream.seek(0)
         _write_npy_header(stream, len(records), size)
         labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
-        labels["patient"] = pd.factorize(pd.Series(patients))[0]  # numbered: no id of a person leaves the raw folder
-        labels["split"], rule = choose_split(labels)
+        numbers = pd.factorize(pd.Series(patients))[0]  # no id of a person leaves the raw folder
+        labels["split"], rule = choose_split(labels.assign(patient=numbers))
     pixels, total, squares = np.array(sums)[labels["split"].to_numpy() == "train"].sum(axis=0)
     mean = total / pixels
     stats = {
@@ -162,6 +163,8 @@ def write_processed(
                 np.save(stream, np.stack(arrays))
     with complete_or_absent(out / "labels.csv") as part:
         labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
+    with complete_or_absent(out / "patients.csv") as part:
+        pd.DataFrame({"name": labels["name"], "patient": numbers}).to_csv(part, index=False, lineterminator="\n")
     with complete_or_absent(out / "skipped.csv") as part:
         pd.DataFrame(problems, columns=["name", "reason"]).to_csv(part, index=False, lineterminator="\n")
     with complete_or_absent(out / "stats.json") as part:
@@ -196,13 +199,13 @@ def write_split(processed: str | Path, out: str | Path, split: Sequence[str]) ->
     if not len(training):
         raise ValueError(f"{out}: no film is left to train on")
     out.mkdir(parents=True, exist_ok=True)
-    for array in ("images.npy", "outlines.npy", "masks.npy"):
-        if (processed / array).is_file():
-            (out / array).unlink(missing_ok=True)
+    for name in ("images.npy", "outlines.npy", "masks.npy", "patients.csv"):
+        if (processed / name).is_file():
+            (out / name).unlink(missing_ok=True)
             try:
-                os.link(processed / array, out / array)
+                os.link(processed / name, out / name)
             except OSError:  # another disk, or one that knows no links
-                shutil.copyfile(processed / array, out / array)
+                shutil.copyfile(processed / name, out / name)
     images = np.load(processed / "images.npy", mmap_mode="r")
     total = squares = 0.0
     for i in training:

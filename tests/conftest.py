@@ -48,14 +48,14 @@ def write_processed(
         images.append(0.7 * draw_disc(size, tuple(centre), tuple(half)) + rng.uniform(0, 0.2, (size, size)))
         box = [*(centre - half), *(centre + half)]
         chest = [2.0, 3.0, size - 2.0, size - 3.0] if thorax else [np.nan] * 4
-        rows.append([f"film-{i:03d}", "made", "train" if i < train else "val", *box, *chest, size, size, "", i])
+        rows.append([f"film-{i:03d}", "made", "train" if i < train else "val", *box, *chest, size, size, ""])
         whole = np.zeros((2 * size, 2 * size), dtype=bool)
         whole[6 : 2 * size - 6, 4 : 2 * size - 4] = True
         heart = draw_disc(2 * size, tuple(2 * centre), tuple(2 * half)) > 0.5
         truths.append(outlines_and_coverage([[heart], [whole]], size))
     edges = ("x_min", "y_min", "x_max", "y_max")
     columns = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in edges]
-    columns = ["name", "source", "split", *columns, "rows", "columns", "pixel_spacing", "patient"]
+    columns = ["name", "source", "split", *columns, "rows", "columns", "pixel_spacing"]
     folder.mkdir(parents=True, exist_ok=True)
     stack = np.array(images, dtype=np.float16)
     np.save(folder / "images.npy", stack)

@@ -416,3 +416,14 @@ def test_left_out_films_are_used_for_nothing(real_data, tmp_path):
     unused = prepared.labels["split"] == "unused"
     assert set(prepared.labels["name"][unused]) == set(names[:2])
     assert "2 are prepared but used for nothing" in prepared.summary()
+
+
+def test_patients_are_numbers(tmp_path):
+    """Whose film each is can be told apart, and nobody can be told."""
+    write_rsna(tmp_path / "raw", 9, patients=3)
+    prepared = prepare(tmp_path / "raw", tmp_path / "out", size=64, progress=False)
+    patients = pd.read_csv(tmp_path / "out" / "patients.csv")
+    assert patients["name"].tolist() == prepared.labels["name"].tolist()
+    assert patients["patient"].tolist() == [0, 1, 2] * 3
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"patient-" not in written
