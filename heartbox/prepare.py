@@ -204,7 +204,7 @@ def prepare(
     films, problems = list_films(folder)
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
-    used, named = [], 0
+    used, patients, named = [], [], 0
 
     def read() -> Iterator[ProcessedFilm]:
         nonlocal named
@@ -217,10 +217,10 @@ def prepare(
             used.append(film)
             named += bool(result.patient)
             # Where the file names no patient, each film counts as one.
-            yield result if result.patient else dataclasses.replace(result, patient=film.name)
+            patients.append(result.patient or film.name)
+            yield dataclasses.replace(result, patient=patients[-1])
 
-    def choose(labels: pd.DataFrame) -> tuple[list[str], str]:
-        patients = [str(patient) for patient in labels["patient"]]
+    def choose(_: pd.DataFrame) -> tuple[list[str], str]:
         split, rule = _split(used, patients, layout, seed, validation_share)
         split = ["unused" if film.excluded else side for film, side in zip(used, split, strict=True)]
         return split, rule if named else rule.replace("by patient", "by film (no file names its patient)")

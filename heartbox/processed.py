@@ -97,8 +97,7 @@ def write_processed(
     films : iterable of ProcessedFilm
         In the order in which they are to stand; either all have masks or none.
     choose_split : callable
-        Given ``labels.csv`` without its splits and with a number for each patient, returns the split of each film
-        and the name of the rule.
+        Given ``labels.csv`` without its splits, returns the split of each film and the name of the rule.
     size : int
         Side of the images.
     about : dict
@@ -141,7 +140,7 @@ def write_processed(
         _write_npy_header(stream, len(records), size)
         labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
         numbers = pd.factorize(pd.Series(patients))[0]  # no id of a person leaves the raw folder
-        labels["split"], rule = choose_split(labels.assign(patient=numbers))
+        labels["split"], rule = choose_split(labels)
     pixels, total, squares = np.array(sums)[labels["split"].to_numpy() == "train"].sum(axis=0)
     mean = total / pixels
     stats = {
