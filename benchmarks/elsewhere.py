@@ -2,8 +2,8 @@
 
     python benchmarks/elsewhere.py DATA [--weights FILE]
 
-DATA holds nih/ (images and labels.csv, whose rsna_id joins the two) and rsna/rsna_heart_detection.csv. Only the left and
-the right edge can be compared, since those boxes include the great vessels. Writes benchmarks/elsewhere.md.
+DATA holds nih/ (images and labels.csv, whose rsna_id joins the two) and rsna/rsna_heart_detection.csv. Only the left
+and the right edge can be compared, since those boxes include the great vessels. Writes benchmarks/elsewhere.md.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def main() -> None:
         lines.append(f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(found.warnings) or '-'} |")
     left, right = np.abs(errors).mean(axis=0)
     head = [
-        f"{len(known)} films, too few to say more than that nothing is far off: mean absolute error {left:.2f} px (left)",
-        f"and {right:.2f} px (right) at 224; {np.mean(inside):.0%} of the labels lie inside the margins. Written by",
+        f"{len(known)} films, too few to say more than whether something is far off: mean absolute error {left:.2f} px",
+        f"(left) and {right:.2f} px (right) at 224; {np.mean(inside):.0%} of the labels lie inside the margins. Written by",
         "`python benchmarks/elsewhere.py DATA`.",
         "",
     ]
