@@ -271,8 +271,8 @@ class CardiacDataset(Dataset):
 
     @staticmethod
     def known_targets(folder: str | Path, targets: Sequence[str]) -> tuple[str, ...]:
-        """Return those of `targets` that a processed folder has labels for: RSNA's csv, say, knows no thorax."""
-        table = pd.read_csv(Path(folder) / "labels.csv")
+        """Return those of `targets` that a folder's training films have labels of: RSNA's csv, say, knows no thorax."""
+        table = pd.read_csv(Path(folder) / "labels.csv").query("split == 'train'")
         return tuple(target for target in targets if table[f"{target}_{EDGES[0]}"].notna().any())
 
     def __len__(self) -> int:

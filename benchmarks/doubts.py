@@ -76,7 +76,7 @@ def main() -> None:
         "Share of images with a doubt (`found.warnings`), and with the doubt that the network is undecided, by the",
         "released weights. Written by `python benchmarks/doubts.py DATA`.",
         "",
-        "| images | number | doubted | of these, undecided |",
+        "| images | number | doubted | undecided |",
         "|---|---|---|---|",
     ]
     for kind, images in groups(arguments.data):

@@ -43,15 +43,18 @@ def main() -> None:
         scale = found.xray.image.shape[1] / row.img_shape_x
         label = np.array([row.x0, row.x0 + row.w])
         error = found.heart[[0, 2]] / scale - label
-        low, high = found.heart_interval[[0, 2]].T / scale
-        inside.append((low <= label) & (label <= high))
+        if found.heart_interval is None:
+            inside.append([False, False])
+        else:
+            low, high = found.heart_interval[[0, 2]].T / scale
+            inside.append((low <= label) & (label <= high))
         errors.append(error)
         lines.append(f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(found.warnings) or '-'} |")
     left, right = np.abs(errors).mean(axis=0)
     head = [
         f"{len(known)} films, too few to say more than whether something is far off: mean absolute error {left:.2f} px",
-        f"(left) and {right:.2f} px (right) at 224; {np.mean(inside):.0%} of the labels lie inside the margins. Written by",
-        "`python benchmarks/elsewhere.py DATA`.",
+        f"(left) and {right:.2f} px (right) at 224; {np.mean(inside):.0%} of the labels lie inside the margins.",
+        "Written by `python benchmarks/elsewhere.py DATA`.",
         "",
     ]
     with complete_or_absent(HERE / "elsewhere.md") as part:

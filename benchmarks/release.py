@@ -34,6 +34,7 @@ from accuracy import (
     prepare_folds,
     pretrain,
     summarise,
+    train_one,
 )
 from torch.utils.data import Subset
 
@@ -43,7 +44,7 @@ from heartbox.calibration import calibrate
 from heartbox.files import complete_or_absent
 from heartbox.measuring import audit_labels, predict
 from heartbox.processed import write_split
-from heartbox.training import Recipe, fit, make_model
+from heartbox.training import Recipe
 from heartbox.weights import file_sha256, load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,17 +58,24 @@ def out_of_fold(work: Path, recipe: Recipe, names: list[str]) -> list[dict]:
     return [answer(work / "folds" / name, recipe, work / "runs" / ROW / name, work) for name in names]
 
 
-def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torch.nn.Module, CardiacDataset]:
+def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torch.nn.Module, CardiacDataset, float]:
     """Train on every film that is not left out; the last epoch's weights, so nothing is chosen."""
     folder = work / "folds" / "everything"
-    write_split(work / "processed", folder, np.where(labels["fold"] >= 0, "train", "unused"))
-    train = CardiacDataset(folder, "train", recipe.augment, recipe.targets, recipe.rule, bool(recipe.mask_weight))
+    write_split(work / "processed", folder, np.where(labels["fold"] >= 0, "train", "unused"), "everything")
     # No film is held back. A few of the training films are watched, to see that it runs; they decide nothing.
-    watched = Subset(CardiacDataset(folder, "train", targets=recipe.targets), range(0, len(train), 25))
-    torch.manual_seed(SEED)
-    model = make_model(recipe, train)
-    fit(model, train, watched, recipe, work / "runs" / "everything", seed=SEED, progress=sys.stdout.isatty())
-    return model, train
+    plain = CardiacDataset(folder, "train", targets=recipe.targets)
+    watched = Subset(plain, range(0, len(plain), 25))
+    return train_one(folder, recipe, work / "runs" / "everything", SEED, watched)
+
+
+def doubted(folds: list[dict]) -> np.ndarray:
+    """Tell for each film whether the network was undecided on it, by what is usual on the other folds."""
+    found = []
+    for k, fold in enumerate(folds):
+        others = [other for i, other in enumerate(folds) if i != k]
+        pooled = [np.concatenate([other[key] for other in others]) for key in ("predicted", "spread", "truth")]
+        found.append(fold["spread"][:, :4].mean(axis=1) > calibrate(*pooled)["usual_spread"])
+    return np.concatenate(found)
 
 
 def card_row(name: str, answers: list[dict], keep: set[str]) -> str:
@@ -96,9 +104,9 @@ def main() -> None:
     print(audit_labels(joined["names"], joined["predicted"], joined["truth"]).head(20).to_string(index=False))
     calibration = calibrate(joined["predicted"], joined["spread"], joined["truth"])
     start = dataclasses.replace(recipe, start=str(pretrain(work)))
-    model, train = train_on_all(labels, work, start)
+    model, train, seconds = train_on_all(labels, work, start)
     notes = {"targets": list(recipe.targets), "calibration": calibration, "recipe": ROW, "epochs": recipe.epochs}
-    notes |= {"seed": SEED, "films": len(train), "date": datetime.date.today().isoformat()}
+    notes |= {"seed": SEED, "films": len(train)}
     save_weights(arguments.out, model, train.stats, half=True, **notes)
     small, _ = load_weights(arguments.out)
     plain = CardiacDataset(train.folder, "train", targets=recipe.targets)
@@ -124,7 +132,7 @@ def main() -> None:
         moved=moved,
         sha256=digest,
         short=digest[:8],
-        date=notes["date"],
+        date=datetime.date.today().isoformat(),
         films=len(train),
         jsrt=len(names["jsrt"]),
         wingspan=len(names["wingspan"]),
@@ -136,11 +144,11 @@ def main() -> None:
         rate=recipe.learning_rate,
         batch=recipe.batch_size,
         seed=SEED,
-        minutes=np.mean([one["seconds"] / (len(usable) - len(one["names"])) for one in folds]) * len(train) / 60,
+        minutes=seconds / 60,
         rows="\n".join(rows),
         mean_box=always["mae"],
         mean_iou=always["iou_mean"],
-        doubted=float((joined["spread"][:, :4].mean(axis=1) > calibration["usual_spread"]).mean()),
+        doubted=np.mean(doubted(folds)),
         worst=", ".join(f"`{joined['names'][i]}` (IoU {iou[i]:.2f})" for i in np.argsort(iou)[:5]),
     )
     with complete_or_absent(arguments.out.with_name("MODEL_CARD.md")) as part:

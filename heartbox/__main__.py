@@ -77,11 +77,14 @@ class Journal:
 
     def recall(self, source: Source) -> dict | None:
         """Return the row of an earlier run, or None."""
-        return self.rows.get(self._key(source))
+        key = self._key(source)
+        return None if key is None else self.rows.get(key)
 
     def note(self, source: Source, row: dict) -> None:
-        """Keep a row; it is in the file when this returns."""
-        self._append(json.dumps({"key": self._key(source), "row": row}) + "\n")
+        """Keep an answer; it is in the file when this returns. An error is not kept: its cause may be mended."""
+        key = self._key(source)
+        if key is not None and not row["error"]:
+            self._append(json.dumps({"key": key, "row": row}) + "\n")
 
     def close(self) -> None:
         """Forget the rows, once they all stand in the csv."""
@@ -117,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Numbered, because two folders may hold files of the same name.
         picture = options.overlays / f"{number:05d}-{Path(source.name).stem}.png" if options.overlays else None
         row = journal.recall(source) if journal else None
-        if row is None or (picture and not row["error"] and not picture.is_file()):
+        if row is None or (picture and not picture.is_file()):
             row = answer(detector, source, picture)
             if journal:
                 journal.note(source, row)

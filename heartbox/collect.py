@@ -156,12 +156,13 @@ def _listed(path: Path) -> list[Source]:
     """Return the images that a DICOMDIR lists (PS3.3 F.3): names relative to it, one part for each folder."""
     try:
         records = pydicom.dcmread(path).DirectoryRecordSequence
-        parts = [record.ReferencedFileID for record in records if "ReferencedFileID" in record]
+        images = [record for record in records if record.get("DirectoryRecordType") == "IMAGE"]
+        parts = [record.ReferencedFileID for record in images if "ReferencedFileID" in record]
     except Exception as error:
         return [Source(path.as_posix(), path, error=f"cannot be read as a DICOMDIR ({error}). Name its folder.")]
     files = [path.parent.joinpath(*([part] if isinstance(part, str) else map(str, part))) for part in parts]
     # A name that leads out of the folder is no file of this medium.
     inside = [file for file in files if file.resolve().is_relative_to(path.parent.resolve())]
     return [Source(file.as_posix(), file) for file in inside] or [
-        Source(path.as_posix(), path, error="this DICOMDIR lists no files. Name the folder that holds the images.")
+        Source(path.as_posix(), path, error="this DICOMDIR lists no images. Name the folder that holds the images.")
     ]

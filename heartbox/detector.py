@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
-from heartbox.calibration import margins
+from heartbox.calibration import USUAL, margins
 from heartbox.evidence import evidence_maps
 from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
@@ -253,7 +253,7 @@ class HeartDetector:
             return ()
         return (
             f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
-            f"{self.config['size']}), where 97 of 100 ordinary upright frontal films have less than {usual:.1f}.",
+            f"{self.config['size']}), where {USUAL:.0%} of ordinary upright frontal films have less than {usual:.1f}.",
         )
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:

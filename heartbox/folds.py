@@ -42,8 +42,13 @@ def assign_folds(patients: Sequence, sources: Sequence[str], folds: int = 5, see
     homes, load = {}, np.zeros(folds, dtype=int)
     for _, films in table.groupby("source", sort=True):
         counts = films["patient"].value_counts(sort=False).sort_index()
+        here = np.zeros(folds, dtype=int)
+        for patient, home in homes.items():  # those who were met in an earlier collection
+            here[home] += counts.get(patient, 0)
         for patient in rng.permutation(counts.index.to_numpy()):
             if patient not in homes:
-                homes[patient] = int(load.argmin())
-                load[homes[patient]] += counts[patient]
+                # The emptiest fold of all among those that this collection has hardly reached.
+                homes[patient] = int(np.where(here <= here.min() + 1, load + here, np.inf).argmin())
+                here[homes[patient]] += counts[patient]
+        load += here
     return table["patient"].map(homes).to_numpy()

@@ -163,7 +163,7 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
             thorax = None
             if layout == "phantom":
                 thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # OverflowError: an infinite number
             problems.append((name, f"{where}: a box is four numbers in a frame of two ({error})"))
             continue
         path = folder / RSNA_IMAGES / f"{name}.dcm"
@@ -184,7 +184,9 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
+        # Names may be all digits: they are text all the same, with their zeros.
+        text = {column: str for column in pd.read_csv(path, nrows=0).columns if column.strip() in ("name", "label")}
+        table = pd.read_csv(path, dtype=text, keep_default_na=True)
     except (ValueError, OSError) as error:  # empty, binary, torn quotes: pandas has an exception for each
         raise ValueError(
             f"{path}: cannot be read as a csv ({error}); save it again as comma-separated UTF-8"

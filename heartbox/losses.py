@@ -90,6 +90,8 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     logits : Tensor, shape (N, targets, h, w)
         From the network's ``mask_head``.
     masks : Tensor, shape (N, targets, H, W)
-        Coverage in [0, 1], H and W whole multiples of h and w or the other way round.
+        Coverage in [0, 1], averaged over the places of the coarse map.
     """
-    return F.binary_cross_entropy_with_logits(logits, F.interpolate(masks, logits.shape[-2:], mode="area"))
+    # On the CPU, because Apple's MPS averages whole multiples only, and 112 to 20 is none.
+    wanted = F.interpolate(masks.cpu(), logits.shape[-2:], mode="area").to(logits.device)
+    return F.binary_cross_entropy_with_logits(logits, wanted)

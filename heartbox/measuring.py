@@ -86,7 +86,8 @@ def evaluate(predicted: NDArray, truth: NDArray) -> dict:
         "iou_above_0.75": float((iou > 0.75).mean()),
     }
     if predicted.shape[1] == 8 and truth.shape[1] == 8 and not np.isnan(truth[:, 4:]).all():
-        ratio = cardiothoracic_ratio(heart, predicted[:, 4:])
+        # A chest without a width gives no ratio. That is an error as large as the ratio, not a film to leave out.
+        ratio = np.nan_to_num(cardiothoracic_ratio(heart, predicted[:, 4:]))
         true_ratio = cardiothoracic_ratio(true_heart, truth[:, 4:])
         measured["thorax_mae"] = float(np.nanmean(np.abs(predicted[:, 4:] - truth[:, 4:])))
         measured["ctr_mae"] = float(np.nanmean(np.abs(ratio - true_ratio)))
@@ -122,7 +123,8 @@ def audit_labels(names: Sequence[str], predicted: NDArray, truth: NDArray) -> pd
     targets = ("heart", "thorax")[: predicted.shape[1] // 4]
     edges = np.array([f"{target}_{edge}" for target in targets for edge in EDGES])
     error = predicted - truth
-    usual = np.abs(error) / pd.DataFrame(np.abs(error)).median().to_numpy()
+    # A tenth of a pixel at least: no label is better than that, and nothing can be divided by nothing.
+    usual = np.abs(error) / np.maximum(pd.DataFrame(np.abs(error)).median().to_numpy(), 0.1)
     worst = np.where(np.isnan(usual), -1.0, usual).argmax(axis=1)
     films = np.arange(len(error))
     table = pd.DataFrame(

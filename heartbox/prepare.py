@@ -165,7 +165,7 @@ def prepare(
     processes: int | None = None,
     progress: bool = True,
 ) -> Prepared:
-    """Turn a raw folder into ``images.npy``, ``labels.csv``, ``stats.json`` and ``skipped.csv``.
+    """Turn a raw folder into ``images.npy``, ``labels.csv``, ``stats.json``, ``patients.csv`` and ``skipped.csv``.
 
     Where the labels are masks, ``outlines.npy`` and ``masks.npy`` go beside them: what augmentation needs to
     follow a mask exactly, and the masks at half size (see :func:`outlines_and_coverage`).

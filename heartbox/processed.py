@@ -125,8 +125,7 @@ def write_processed(
         _write_npy_header(stream, 0, size)
         for film in films:
             stream.write(film.image.tobytes())
-            exact = film.image.astype(np.float64)  # of what training will see, float16 rounding included
-            sums.append((exact.size, exact.sum(), np.square(exact).sum()))
+            sums.append(_sums(film.image))
             records.append(film.record)
             patients.append(film.patient)
             outlines.append(film.outlines)
@@ -141,11 +140,9 @@ def write_processed(
         labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
         numbers = pd.factorize(pd.Series(patients))[0]  # no id of a person leaves the raw folder
         labels["split"], rule = choose_split(labels)
-    pixels, total, squares = np.array(sums)[labels["split"].to_numpy() == "train"].sum(axis=0)
-    mean = total / pixels
+    training = np.flatnonzero(labels["split"] == "train")
     stats = {
-        "mean": float(mean),
-        "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0))),
+        **_mean_and_std([sums[i] for i in training]),
         "size": size,
         **about,
         "split": rule,
@@ -171,7 +168,7 @@ def write_processed(
     return labels, stats, pale
 
 
-def write_split(processed: str | Path, out: str | Path, split: Sequence[str]) -> Path:
+def write_split(processed: str | Path, out: str | Path, split: Sequence[str], rule: str = "given") -> Path:
     """Make a processed folder like another, with another split and the statistics of its training films.
 
     Parameters
@@ -180,6 +177,8 @@ def write_split(processed: str | Path, out: str | Path, split: Sequence[str]) ->
         The folder there is, and the one to make; the arrays are shared between them where the disk allows.
     split : sequence of str
         ``"train"``, ``"val"`` or ``"unused"`` for each film, in the order of ``labels.csv``.
+    rule : str
+        What decided it, for ``stats.json``.
 
     Returns
     -------
@@ -189,36 +188,48 @@ def write_split(processed: str | Path, out: str | Path, split: Sequence[str]) ->
     Raises
     ------
     ValueError
-        If no film is left to train on.
+        If no film is left to train on, or the two folders are one.
     """
     processed, out = Path(processed), Path(out)
+    if out.resolve() == processed.resolve():
+        raise ValueError(f"{out}: another split needs a folder of its own; name one that is not the first")
     labels = pd.read_csv(processed / "labels.csv", dtype={"name": str, "pixel_spacing": str})
     labels["split"] = list(split)
     training = np.flatnonzero(labels["split"] == "train")
     if not len(training):
         raise ValueError(f"{out}: no film is left to train on")
     out.mkdir(parents=True, exist_ok=True)
+    (out / "stats.json").unlink(missing_ok=True)  # first and last, as in write_processed
     for name in ("images.npy", "outlines.npy", "masks.npy", "patients.csv"):
-        if (processed / name).is_file():
+        if not (processed / name).is_file():
             (out / name).unlink(missing_ok=True)
-            try:
-                os.link(processed / name, out / name)
-            except OSError:  # another disk, or one that knows no links
-                shutil.copyfile(processed / name, out / name)
+        elif not ((out / name).is_file() and (out / name).samefile(processed / name)):
+            with complete_or_absent(out / name) as part:
+                try:
+                    os.link(processed / name, part)
+                except OSError:  # another disk, or one that knows no links
+                    shutil.copyfile(processed / name, part)
     images = np.load(processed / "images.npy", mmap_mode="r")
-    total = squares = 0.0
-    for i in training:
-        exact = images[i].astype(np.float64)
-        total, squares = total + exact.sum(), squares + np.square(exact).sum()
-    mean, square = np.array([total, squares]) / (len(training) * images[0].size)
     stats = json.loads((processed / "stats.json").read_text(encoding="utf-8"))
-    stats |= {"mean": float(mean), "std": float(np.sqrt(max(square - mean**2, 0.0)))}
+    stats |= {**_mean_and_std([_sums(images[i]) for i in training]), "split": rule}
     stats["counts"] |= {side: int((labels["split"] == side).sum()) for side in ("train", "val")}
     with complete_or_absent(out / "labels.csv") as part:
         labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
     with complete_or_absent(out / "stats.json") as part:
         part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
     return out
+
+
+def _sums(image: np.ndarray) -> tuple[int, float, float]:
+    """Return pixels, their sum and their squares' sum, of what training will see: float16 rounding included."""
+    exact = image.astype(np.float64)
+    return exact.size, float(exact.sum()), float(np.square(exact).sum())
+
+
+def _mean_and_std(sums: Sequence[tuple[int, float, float]]) -> dict[str, float]:
+    pixels, total, squares = np.sum(sums, axis=0)
+    mean = total / pixels
+    return {"mean": float(mean), "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0)))}
 
 
 def _write_npy_header(stream, count: int, size: int) -> None:

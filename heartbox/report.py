@@ -238,11 +238,12 @@ def draw_reliability(held: dict[float, NDArray], names: Sequence[str], films: in
     names : sequence of str
         Of the edges to draw, the first ones.
     films : int
-        How many films were measured; chance alone moves a share by as much as the grey band shows.
+        How many there were in all, half to calibrate and half to try; chance alone moves a share by as much as the
+        grey band shows.
     """
     levels = np.array(list(held))
     figure, ax = plt.subplots(figsize=(4.6, 4.2))
-    chance = 1.96 * np.sqrt(levels * (1 - levels) / films)
+    chance = 1.96 * np.sqrt(levels * (1 - levels) * 4 / films)  # of either half
     ax.fill_between(levels, levels - chance, levels + chance, color="grey", alpha=0.25, label="chance, 95 %")
     ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for edge, (name, style) in enumerate(zip(names, ("o-", "s-", "^-", "d-"), strict=False)):

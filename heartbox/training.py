@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from heartbox.files import complete_or_absent
 from heartbox.losses import box_loss, distribution_loss, mask_loss
 from heartbox.measuring import all_boxes, evaluate, mean_box
 from heartbox.networks import build_model
-from heartbox.weights import load_weights
+from heartbox.weights import file_sha256, load_weights
 
 # ---------------------------------------------------------------- recipes
 
@@ -121,12 +122,20 @@ def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
     Raises
     ------
     ValueError
-        If the weights that `recipe.start` names are of another network.
+        If the weights that `recipe.start` names are of another network, if no training film has a label of one of
+        the targets, or if the recipe asks a head for what it cannot do.
     """
     x = train[0][0]
     model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, size=x.shape[-1])
+    labels = all_boxes(train)
+    unknown = np.isnan(labels.reshape(len(labels), -1, 4)).all(axis=(0, 2))
+    if unknown.any():
+        missing = [target for target, none in zip(recipe.targets, unknown, strict=True) if none]
+        raise ValueError(f"no training film has a label of the {' or the '.join(missing)}: leave it out of the targets")
+    if recipe.mask_weight and not hasattr(model, "add_mask_head"):
+        raise ValueError(f"the {recipe.head} head cannot learn from masks: set mask_weight to 0")
     if recipe.start_at_mean:
-        model.start_at(torch.from_numpy(mean_box(all_boxes(train))).float())
+        model.start_at(torch.from_numpy(mean_box(labels)).float())
     if recipe.start:
         _start_from(model, recipe)
     if recipe.mask_weight:
@@ -184,7 +193,8 @@ def fit(
     model : nn.Module
         From :func:`make_model`; trained in place, and on the CPU at the end.
     train, val : Dataset
-        Pairs of x, (1, size, size), and boxes, (4 * targets,), in pixels.
+        Pairs of x, (1, size, size), and boxes, (4 * targets,), in pixels; from `train` also masks, (targets, h, w),
+        where the recipe learns from them and there are any.
     recipe : Recipe
         How to train.
     folder : path
@@ -201,7 +211,8 @@ def fit(
     Returns
     -------
     DataFrame
-        A row an epoch: ``epoch, learning_rate, train_loss, val_loss, val_mae, val_iou``.
+        A row an epoch: ``epoch, learning_rate, train_loss, val_loss, val_mae, val_iou``; its ``attrs["seconds"]``
+        is what training took, over all the parts of an interrupted run.
 
     Raises
     ------
@@ -216,7 +227,7 @@ def fit(
     optimizer, schedule = _make_optimizer(model, recipe, steps)
     averaged = _Average(model, recipe.average) if recipe.average else None
     identity = _identity(recipe, seed, train, val)
-    history, done = [], 0
+    history, done, seconds = [], 0, 0.0
     if last.is_file():
         saved = torch.load(last, map_location=place, weights_only=True)
         if saved["identity"] == identity:
@@ -224,7 +235,7 @@ def fit(
             optimizer.load_state_dict(saved["optimizer"])
             if schedule:
                 schedule.load_state_dict(saved["schedule"])
-            history, done = saved["history"], saved["epoch"]
+            history, done, seconds = saved["history"], saved["epoch"], saved["seconds"]
             if averaged:
                 averaged.model.load_state_dict(saved["average"])
                 averaged.steps = done * steps
@@ -239,6 +250,7 @@ def fit(
         disable=not progress,
     )
     for epoch in range(done + 1, recipe.epochs + 1):
+        started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
         loader = DataLoader(train, recipe.batch_size, shuffle=True)
         model.train()
@@ -252,7 +264,7 @@ def fit(
             features = _features(model, x)
             loss, _ = compute_loss(model, features, boxes, recipe, x.shape[-1])
             if recipe.mask_weight and masks:
-                loss = loss + recipe.mask_weight * mask_loss(model.mask_head(features), masks[0].to(place))
+                loss = loss + recipe.mask_weight * mask_loss(model.mask_head(features), masks[0])
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate "
@@ -285,6 +297,7 @@ def fit(
             with complete_or_absent(best) as part:
                 torch.save({"epoch": epoch, "model": answering.state_dict()}, part)
         history.append(row)
+        seconds += time.perf_counter() - started
         if on_epoch:
             on_epoch(epoch, predicted, pd.DataFrame(history))
         with complete_or_absent(last) as part:
@@ -292,6 +305,7 @@ def fit(
                 "identity": identity,
                 "epoch": epoch,
                 "history": history,
+                "seconds": seconds,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict() if schedule else None,
@@ -302,6 +316,7 @@ def fit(
     if averaged:
         model.load_state_dict(averaged.model.state_dict())
     table = pd.DataFrame(history)
+    table.attrs["seconds"] = seconds
     with complete_or_absent(folder / "history.csv") as part:
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
     model.to("cpu").eval()
@@ -343,7 +358,9 @@ def compute_loss(
         return box_loss(predicted, boxes, size), predicted
     if recipe.loss == "mse":
         known = ~boxes.isnan()
-        return F.mse_loss(predicted[known], boxes[known]), predicted
+        # Nothing known: zero, with a gradient of zero.
+        loss = F.mse_loss(predicted[known], boxes[known]) if known.any() else predicted.sum() * 0
+        return loss, predicted
     raise ValueError(f"unknown loss {recipe.loss!r}: choose mse, box or edges")
 
 
@@ -371,7 +388,10 @@ def _identity(recipe: Recipe, seed: int, train: Dataset, val: Dataset) -> str:
         for side in (train, val):
             for i in np.linspace(0, len(side) - 1, min(len(side), 8)).astype(int):
                 checksum = zlib.crc32(side[int(i)][0].numpy().tobytes(), checksum)
-    return json.dumps({**dataclasses.asdict(recipe), "seed": seed, "data": checksum}, sort_keys=True)
+    # What a run starts from counts by its content: the same file elsewhere is the same, another of its name is not.
+    start = file_sha256(recipe.start) if recipe.start else ""
+    settings = {**dataclasses.asdict(recipe), "start": start}
+    return json.dumps({**settings, "seed": seed, "data": checksum}, sort_keys=True)
 
 
 def _features(model: nn.Module, x: Tensor) -> Tensor:

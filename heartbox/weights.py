@@ -18,6 +18,7 @@ from heartbox.networks import build_model
 
 # Stands in the config of every weights file, so that a file of something else is refused.
 WEIGHTS_FORMAT = "heartbox-weights-1"
+CONFIG_KEYS = ("backbone", "head", "size", "targets", "mean", "std", "layout")
 
 
 def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = False, **notes) -> None:
@@ -34,7 +35,12 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
     half : bool
         Store in half precision: half the size, and edges that move by some hundredths of a pixel.
     **notes
-        Anything else worth keeping, of plain types: ``targets``, ``calibration``, ``recipe``, ``metrics``.
+        ``targets``, and anything else worth keeping, of plain types: ``calibration``, ``recipe``, ``metrics``.
+
+    Raises
+    ------
+    ValueError
+        If `stats` or `notes` lack something that the weights cannot be used without.
     """
     config = {
         "format": WEIGHTS_FORMAT,
@@ -44,6 +50,9 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
         **{key: stats[key] for key in ("mean", "std", "layout")},
         **notes,
     }
+    missing = [key for key in CONFIG_KEYS if key not in config]
+    if missing:
+        raise ValueError(f"weights without {', '.join(missing)} could not be used again: give it to save_weights")
     with complete_or_absent(path) as part:
         state = {
             name: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
@@ -94,6 +103,9 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
     config = saved.get("config") if isinstance(saved, dict) else None
     if not isinstance(config, dict) or config.get("format") != WEIGHTS_FORMAT or "state_dict" not in saved:
         raise ValueError(f"{path}: not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
+    missing = [key for key in CONFIG_KEYS if key not in config]
+    if missing:
+        raise ValueError(f"{path}: not a whole Heartbox weights file, its config lacks {', '.join(missing)}")
     try:
         model = build_model(config["backbone"], config["head"], targets=config["targets"], size=config["size"])
         # Stored in half precision where that is enough; the network computes in single.

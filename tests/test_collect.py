@@ -110,7 +110,7 @@ def test_dicomdirs_that_lead_nowhere(film, tmp_path):
             record.ReferencedFileID = ["..", "SECRET"]
     listing.save_as(tmp_path / "medium" / "DICOMDIR")
     (source,) = collect([tmp_path / "medium" / "DICOMDIR"])
-    assert "lists no files" in source.error
+    assert "lists no images" in source.error
 
 
 def test_files_are_taken_as_named(tmp_path):

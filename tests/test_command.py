@@ -1,5 +1,7 @@
 """python -m heartbox: a row an image, errors in their rows, nothing half-written."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 from heartbox.__main__ import main
 from heartbox.detector import HeartDetector
 from heartbox.report import TABLE_COLUMNS
+from heartbox.xray import XRayError
 
 
 @pytest.fixture
@@ -91,3 +94,28 @@ def test_a_run_that_was_stopped_goes_on(weights, tmp_path, monkeypatch):
     assert main(arguments) == 0  # a finished run is no unfinished one: all is asked anew
     assert len(asked) == 14
     pd.testing.assert_frame_equal(again, pd.read_csv(tmp_path / "t.csv"))
+
+
+def test_errors_are_not_remembered(weights, tmp_path, monkeypatch):
+    """Two files that are not there, and one that a missing decoder could not read, when a run is stopped."""
+    named = [tmp_path / name for name in ("a.dcm", "b.dcm", "c.png", "d.png")]
+    for path in named[2:]:
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [*map(str, named), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    detect = HeartDetector.detect
+
+    def failing(self, path):
+        if path.name == "c.png":
+            raise XRayError(f"{path}: no decoder")
+        if path.name == "d.png":
+            raise KeyboardInterrupt
+        return detect(self, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HeartDetector, "detect", failing)
+        main(arguments)
+    assert main(arguments) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert [Path(name).name for name in table["file"]] == ["a.dcm", "b.dcm", "c.png", "d.png"]
+    assert table["error"].notna().tolist() == [True, True, False, False]
+    assert "b.dcm" in table["error"][1]

@@ -65,3 +65,18 @@ def test_phantoms_without_dicom(tmp_path):
         assert (box_iou(train.boxes[index], truth) > 0.95).all()
         mask = train.raw_masks(index)[0] > 0.5
         assert mask.sum() * 4 == pytest.approx(0.75 * np.prod(truth[0, 2:] - truth[0, :2]), rel=0.25)
+
+
+def test_a_folder_is_not_split_into_itself(tmp_path):
+    folder = write_processed(tmp_path / "whole", 3, 2)
+    with pytest.raises(ValueError, match="a folder of its own"):
+        write_split(folder, tmp_path / "x" / ".." / "whole", ["train"] * 5)
+    assert len(CardiacDataset(folder)) == 3
+
+
+def test_a_patient_of_many_films_does_not_push_a_collection_out_of_a_fold():
+    patients = ["many"] * 40 + [f"p{i}" for i in range(40)]
+    sources = ["a"] * 40 + ["b"] * 40
+    folds = assign_folds(patients, sources, 5)
+    counts = [(folds[40:] == fold).sum() for fold in range(5)]
+    assert min(counts) >= 7

@@ -96,12 +96,19 @@ def test_other_things_that_torch_saved(tmp_path, content):
         load_weights(tmp_path / "other.pt")
 
 
-def test_a_config_that_lacks_something(weights):
+@pytest.mark.parametrize("key", ["targets", "mean", "layout", "size"])
+def test_a_config_that_lacks_something(weights, key):
     saved = torch.load(weights, weights_only=True)
-    del saved["config"]["targets"]
+    del saved["config"][key]
     torch.save(saved, weights)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=f"lacks {key}"):
         load_weights(weights)
+
+
+def test_weights_that_could_not_be_used_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="without targets"):
+        save_weights(tmp_path / "m.pt", build_model(size=64), {"mean": 0.5, "std": 0.25, "layout": "made"})
+    assert not (tmp_path / "m.pt").exists()
 
 
 def test_half_precision_halves_the_file_and_hardly_moves_an_edge(tmp_path):
