@@ -257,9 +257,9 @@ def as_markdown(table: pd.DataFrame, films: int, left_out: int) -> str:
         f"none, so each film counts as one), seed {SEED}, one training a fold and the last epoch's weights. The edges",
         "recipe was chosen on fold 0. Errors are mean absolute errors in pixels at 224 x 224. *held* is the share of",
         "labels inside margins of 90 % that were calibrated on the other folds: over all films it is near 90 %",
-        "whatever the margins are worth, for one collection it is not; a crossing has none. Seconds are of all trainings of the",
-        "line together (pretraining on phantoms, once for all, not among them), and as a multiple of the classic",
-        "ResNet18's. Written by `python benchmarks/accuracy.py DATA`.",
+        "whatever the margins are worth, for one collection it is not; a crossing has none. Seconds are of all",
+        "trainings of the line together (pretraining on phantoms, once for all, not among them), and as a multiple of",
+        "the classic ResNet18's. Written by `python benchmarks/accuracy.py DATA`.",
         "",
         "| recipe | epochs | films | left | top | right | bottom | mean | IoU | above 0.75 | worst | thorax | ratio | "
         "held: left / top / right / bottom / ratio | seconds | times |",
