@@ -119,6 +119,21 @@ def test_alone_each_says_what_to_run_first(tmp_path, notebook, first):
     assert re.search(rf"run {first}[\w-]+\.ipynb first", run.stderr), run.stderr[-2000:]
 
 
+def test_the_last_notebook_alone_with_the_released_weights(tmp_path, real_data):
+    """Who takes only this notebook, the modules and the weights gets an answer about a film of their own."""
+    folder = copy_project(tmp_path / "copy", [NOTEBOOKS[3]])
+    shutil.copytree(ROOT / "weights", folder / "weights")
+    film = sorted((real_data / "dicom").glob("0*.dcm"))[0]
+    run = execute(folder, [NOTEBOOKS[3]], CARDIAC_XRAY=str(film))
+    assert run.returncode == 0, run.stderr[-3000:]
+    output = output_of(folder / NOTEBOOKS[3])
+    assert "heart-resnet18.pt" in output
+    assert "CTR layout" in output
+    # and without a film: a synthetic one, with weights that say that it is none of theirs
+    run = execute(folder, [NOTEBOOKS[3]])
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_committed_notebooks(name):
     """They show their pictures, hold no error, no widget state, and no path of a machine."""
