@@ -21,6 +21,7 @@ from tqdm import tqdm  # noqa: E402
 
 from heartbox.collect import Source, collect  # noqa: E402
 from heartbox.detector import HeartDetector  # noqa: E402
+from heartbox.dicom_report import write_measurement_report, write_secondary_capture  # noqa: E402
 from heartbox.files import complete_or_absent  # noqa: E402
 from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row  # noqa: E402
 from heartbox.xray import XRayError  # noqa: E402
@@ -29,16 +30,24 @@ RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"
 WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/model.pt"))
 
 
-def answer(detector: HeartDetector, source: Source, picture: Path | None) -> dict:
-    """Return one image's row, and draw the answer if `picture` says where to."""
+def answer(detector: HeartDetector, source: Source, wanted: dict[str, Path]) -> dict:
+    """Return one image's row, and write what is wanted of its answer: ``overlay``, ``sr``, ``sc``."""
     try:
         with source.file() as path:
             found = detector.detect(path)
+            row = table_row(source.name, found)
+            if "overlay" in wanted:
+                save_figure(wanted["overlay"], draw_found(found))
+            try:
+                if "sr" in wanted:
+                    write_measurement_report(wanted["sr"], path, found)
+                if "sc" in wanted:
+                    write_secondary_capture(wanted["sc"], path, draw_found(found))
+            except XRayError as error:  # a picture file, say: the answer stands, its report cannot be
+                row["notes"] = " ".join(filter(None, [row["notes"], f"No DICOM report: {error}"]))
     except XRayError as error:
         return table_row(source.name, None, str(error))
-    if picture:
-        save_figure(picture, draw_found(found))
-    return table_row(source.name, found)
+    return row
 
 
 class Journal:
@@ -102,6 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
+    parser.add_argument("--dicom-sr", type=Path, metavar="DIR", help="write a DICOM measurement report of each there")
+    parser.add_argument("--dicom-sc", type=Path, metavar="DIR", help="write each overlay as a DICOM picture there")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if even one image could not be read")
     options = parser.parse_args(arguments)
     weights = options.weights or next((path for path in WEIGHTS if path.is_file()), WEIGHTS[-1])
@@ -118,10 +129,19 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for number, source in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
         # Numbered, because two folders may hold files of the same name.
-        picture = options.overlays / f"{number:05d}-{Path(source.name).stem}.png" if options.overlays else None
+        name = f"{number:05d}-{Path(source.name).stem}"
+        wanted = {
+            kind: folder / f"{name}{ending}"
+            for kind, folder, ending in (
+                ("overlay", options.overlays, ".png"),
+                ("sr", options.dicom_sr, ".dcm"),
+                ("sc", options.dicom_sc, ".dcm"),
+            )
+            if folder
+        }
         row = journal.recall(source) if journal else None
-        if row is None or (picture and not picture.is_file()):
-            row = answer(detector, source, picture)
+        if row is None or not all(path.is_file() for path in wanted.values()):
+            row = answer(detector, source, wanted)
             if journal:
                 journal.note(source, row)
         rows.append(row)

@@ -1,0 +1,71 @@
+"""Answers as DICOM: read back, they say what the detector said, of the same patient and study."""
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from conftest import ROOT  # noqa: F401  (sets up the paths)
+
+from heartbox.__main__ import main
+from heartbox.detector import HeartDetector
+from heartbox.dicom_report import write_measurement_report, write_secondary_capture
+from heartbox.phantom import write_phantoms
+from heartbox.report import draw_found
+from heartbox.xray import XRayError
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("film")
+    write_phantoms(folder, 1, size=256, progress=False)
+    return next((folder / "stage_2_train_images").glob("*.dcm"))
+
+
+def test_the_report_says_what_was_found(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    report = highdicom.sr.srread(write_measurement_report(tmp_path / "sr.dcm", film, found))
+    source = pydicom.dcmread(film)
+    assert report.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.33"
+    assert (report.PatientID, report.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    (group,) = report.content.get_image_measurement_groups()
+    measured = {one.name.meaning: (one.value, one.unit.value) for one in group.get_measurements()}
+    assert measured["Cardiothoracic ratio"] == (pytest.approx(found.ctr, rel=1e-6), "{ratio}")
+    width, unit = measured["Greatest transverse diameter of heart"]
+    spacing = found.xray.pixel_spacing[1] if found.heart_mm else 1.0
+    assert width == pytest.approx((found.heart[2] - found.heart[0]) * spacing, rel=1e-6)
+    assert unit == ("mm" if found.heart_mm else "{pixels}")
+    (box,) = report.content.get_planar_roi_measurement_groups()
+    corners = box.roi.value
+    assert [*corners.min(axis=0), *corners.max(axis=0)] == pytest.approx(found.heart, abs=1e-3)
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert evidence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert report.VerificationFlag == "UNVERIFIED"
+
+
+def test_the_overlay_is_a_picture_in_the_same_study(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    capture = pydicom.dcmread(write_secondary_capture(tmp_path / "sc.dcm", film, draw_found(found)))
+    source = pydicom.dcmread(film)
+    assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert capture.SeriesInstanceUID != source.SeriesInstanceUID
+    assert capture.pixel_array.ndim == 3
+    assert np.ptp(capture.pixel_array) > 200
+
+
+def test_what_cannot_be_referred_to(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    (tmp_path / "text.dcm").write_text("no film")
+    with pytest.raises(XRayError, match="text.dcm: has no SOPClassUID"):
+        write_measurement_report(tmp_path / "sr.dcm", tmp_path / "text.dcm", found)
+    with pytest.raises(XRayError, match="cannot be read as DICOM"):
+        write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "nowhere.dcm", draw_found(found))
+    assert not list(tmp_path.glob("s?.dcm"))
+
+
+def test_from_the_command_line(weights, film, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(film), "--weights", str(weights), "--dicom-sr", str(out / "sr"), "--dicom-sc", str(out / "sc")]
+    assert main(arguments) == 0
+    assert len(list((out / "sr").glob("*.dcm"))) == len(list((out / "sc").glob("*.dcm"))) == 1
