@@ -302,7 +302,7 @@ def draw(table: pd.DataFrame) -> None:
     crossed = table[table["films"].isin(["all", *CROSS])].pivot(index="films", columns="recipe", values="iou_mean")
     crossed = crossed.reindex(index=["all", *CROSS], columns=[name for name in ["mean box", *ROWS] if name in crossed])
     crossed.plot.bar(ax=right, legend=False, rot=0, width=0.8)
-    right.set(xlabel="", ylabel="mean IoU", ylim=(0.5, 1))
+    right.set(xlabel="", ylabel="mean IoU", ylim=(0, 1))
     right.set_xticks(range(3), ["out of fold", *(name.replace(" to ", "\nto ") for name in CROSS)])
     figure.tight_layout()
     with complete_or_absent(HERE / "accuracy.png") as part:

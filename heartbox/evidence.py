@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def class_activation_map(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +71,107 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(coordinates[:, edge].sum(), features, retain_graph=True)
             maps.append((gradient * features).sum(dim=1))
     return torch.stack(maps, dim=1).detach()
+
+
+def grad_cam(model: nn.Module, x: Tensor) -> Tensor:
+    """Signed Grad-CAM of each coordinate at the last feature map (Selvaraju et al. 2017), without its ReLU.
+
+    The gradient is averaged over places before it weighs the channels, which is right where a place's evidence
+    does not depend on where it is, and wrong for an edge, which is all about where. Kept for comparison.
+
+    Parameters and return value as for :func:`hires_cam`.
+    """
+    with torch.enable_grad():
+        features = model.features(x).detach().requires_grad_()
+        coordinates = model.read(features)
+        maps = []
+        for edge in range(coordinates.shape[1]):
+            (gradient,) = torch.autograd.grad(coordinates[:, edge].sum(), features, retain_graph=True)
+            maps.append((gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1))
+    return torch.stack(maps, dim=1).detach()
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """Blur images (N, 1, size, size) until what an edge could be seen by is gone, but not the brightness around."""
+    reach = int(3 * sigma)
+    places = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))
+
+
+def integrated_gradients(model: nn.Module, x: Tensor, steps: int = 16, sigma: float = 12.0) -> Tensor:
+    """Signed integrated gradients of each coordinate, from the blurred image to the image (Sundararajan et al. 2017).
+
+    Summed over all places they are the coordinate's difference between the two images, up to the error of `steps`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model of :mod:`heartbox.networks`, in evaluation mode.
+    x : Tensor, shape (N, 1, size, size)
+        Normalised images.
+    steps : int
+        Points on the way, at the middles of equal parts.
+    sigma : float
+        Of the blur, in pixels.
+
+    Returns
+    -------
+    Tensor, shape (N, E, size, size)
+        Evidence for each coordinate, in pixels of movement.
+    """
+    start = blurred(x, sigma)
+    total: Tensor | None = None
+    for step in range(steps):
+        point = start + (step + 0.5) / steps * (x - start)
+        with torch.enable_grad():
+            point = point.detach().requires_grad_()
+            coordinates = model(point)
+            gradients = torch.cat(
+                [
+                    torch.autograd.grad(coordinates[:, edge].sum(), point, retain_graph=True)[0]
+                    for edge in range(coordinates.shape[1])
+                ],
+                dim=1,
+            )
+        total = gradients if total is None else total + gradients
+    return (total / steps * (x - start)).detach()
+
+
+@torch.no_grad()
+def occlusion_map(model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14, sigma: float = 12.0) -> Tensor:
+    """Measure how far each coordinate moves when a patch is blurred away (Zeiler & Fergus 2014): no gradients.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model of :mod:`heartbox.networks`, in evaluation mode.
+    x : Tensor, shape (1, 1, size, size)
+        One normalised image.
+    patch, stride : int
+        Side of the patch and the distance from one to the next, in pixels.
+    sigma : float
+        Of the blur, in pixels.
+
+    Returns
+    -------
+    Tensor, shape (1, E, h, w)
+        Coordinate of the image less that of the occluded one, in pixels: positive where what is there pushes the
+        edge right or down. Places are `stride` apart, the first patch's corner on the image's.
+    """
+    size = x.shape[-1]
+    starts = range(0, size - patch + 1, stride)
+    soft, before = blurred(x, sigma), model(x)
+    rows = []
+    for top in starts:
+        batch = x.repeat(len(starts), 1, 1, 1)
+        for k, left in enumerate(starts):
+            inside = (slice(k, k + 1), slice(None), slice(top, top + patch), slice(left, left + patch))
+            batch[inside] = soft[..., top : top + patch, left : left + patch]
+        rows.append(before - model(batch))
+    return torch.stack(rows).permute(2, 0, 1)[None]
 
 
 def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:

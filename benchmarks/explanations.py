@@ -1,0 +1,121 @@
+"""Are the evidence maps true? Each method beside a random map and an edge detector, on films the weights never saw.
+
+    python benchmarks/explanations.py DATA [--weights FILE] [--films N]
+
+DATA holds nih/images, ordinary frontal films that are in none of the trainings. Writes benchmarks/explanations.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from doubts import evenly
+from tqdm import tqdm
+
+from heartbox import HeartDetector
+from heartbox.evidence import blurred, grad_cam, hires_cam, integrated_gradients, occlusion_map
+from heartbox.faithfulness import deletion, insertion, peak_distance, rank_agreement, sanity
+from heartbox.files import complete_or_absent
+from heartbox.xray import load_xray
+
+HERE = Path(__file__).resolve().parent
+SANITY_FILMS = 5
+
+
+def random_map(model: nn.Module, x: Tensor) -> Tensor:
+    """Return smooth noise that knows neither image nor network."""
+    return blurred(torch.randn(1 * 8, 1, *x.shape[-2:]), 6.0).transpose(0, 1)
+
+
+def edge_detector(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the strength of the image's gradient, which knows the image and not the network."""
+    down, right = torch.gradient(blurred(x, 2.0), dim=(2, 3))
+    return torch.hypot(down, right).repeat(1, 8, 1, 1)
+
+
+def smooth_gradients(model: nn.Module, x: Tensor) -> Tensor:
+    """Return integrated gradients, averaged over a few pixels: single pixels are noise."""
+    maps = integrated_gradients(model, x)
+    return blurred(maps.transpose(0, 1), 3.0).transpose(0, 1)
+
+
+METHODS = {
+    "occlusion": occlusion_map,
+    "HiResCAM": hires_cam,
+    "integrated gradients": smooth_gradients,
+    "Grad-CAM, signed": grad_cam,
+    "edge detector": edge_detector,
+    "random": random_map,
+}
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
+    parser.add_argument("--films", type=int, default=40)
+    arguments = parser.parse_args()
+    detector = HeartDetector.from_weights(arguments.weights)
+    model, size = detector.model, detector.config["size"]
+    torch.manual_seed(0)
+    inputs = []
+    for path in evenly(sorted((arguments.data / "nih" / "images").glob("*")), 2 * arguments.films):
+        xray = load_xray(path)
+        if not detector.detect(xray).warnings and len(inputs) < arguments.films:  # a doubtful answer explains nothing
+            inputs.append(detector.to_tensor(xray))
+    rows = {name: [] for name in METHODS}
+    for x in tqdm(inputs, disable=not sys.stdout.isatty()):
+        with torch.no_grad():
+            coordinates = model(x)[0, :4]
+        occluded = occlusion_map(model, x)[:, :4]
+        for name, method in METHODS.items():
+            started = time.perf_counter()
+            maps = (method(model, x) if name != "occlusion" else occluded)[:, :4]
+            seconds = time.perf_counter() - started
+            rows[name].append(
+                [
+                    float(deletion(model, x, maps).mean()),
+                    float(insertion(model, x, maps).mean()),
+                    float(rank_agreement(maps, occluded).mean()),
+                    float(peak_distance(maps, coordinates, size).median()),
+                    seconds,
+                ]
+            )
+    lines = [
+        f"{len(inputs)} NIH films without a doubt, released weights; means over films and the heart's four edges, in",
+        f"pixels at {size}. *Deletion*: how far an edge moves when the 0.5 to 20 % of the image that the map calls most",
+        "important are blurred (more is better). *Insertion*: how far off it stays when only those are given back to a",
+        "blurred image (less is better). *Occlusion*: rank agreement with the occlusion map. *Peak*: median distance of",
+        "the strongest place from the edge. *Forgotten*: rank agreement with the map of a network made random, whole,",
+        f"over {SANITY_FILMS} films (near 0 for a map that is about the network).",
+        "Written by `python benchmarks/explanations.py DATA`.",
+        "",
+        "| map | deletion, px | insertion, px | occlusion | peak, px | forgotten | beside HiResCAM, times as long |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    unit = np.mean([row[4] for row in rows["HiResCAM"]])
+    for name, method in METHODS.items():
+        away, back, agreement, peak, seconds = np.mean(rows[name], axis=0)
+        forgotten = np.mean([sanity(method, model, x)[-1][1] for x in inputs[:SANITY_FILMS]])
+        lines.append(
+            f"| {name} | {away:.1f} | {back:.1f} | {'-' if name == 'occlusion' else f'{agreement:.2f}'} | {peak:.1f} "
+            f"| {forgotten:.2f} | {'-' if name == 'occlusion' else f'{seconds / unit:.1f}'} |"
+        )
+        print(lines[-1], flush=True)
+    with complete_or_absent(HERE / "explanations.md") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Is an evidence map true? Checks that a map can fail, each in pixels of edge movement where that is possible.
+
+A pretty map is no explanation. These ask the network again, with parts of the image taken away or given back, and see
+whether it rested on what the map says. Knows networks and maps; no files, no drawing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heartbox.evidence import blurred
+
+FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+Method = Callable[[nn.Module, Tensor], Tensor]
+
+
+def to_pixels(maps: Tensor, size: int) -> Tensor:
+    """Enlarge maps (N, E, h, w) to the image, (N, E, size, size)."""
+    return maps if maps.shape[-1] == size else F.interpolate(maps, size=(size, size), mode="bilinear")
+
+
+@torch.no_grad()
+def deletion(model: nn.Module, x: Tensor, maps: Tensor, edges: int = 4, sigma: float = 12.0) -> Tensor:
+    """Blur away the places that a map calls most important, and see how far the edge moves (Petsiuk et al. 2018).
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    x : Tensor, shape (1, 1, size, size)
+        One normalised image.
+    maps : Tensor, shape (1, E, h, w)
+        Signed evidence; its magnitude ranks the places.
+    edges : int
+        How many of the maps, from the first, are tried.
+    sigma : float
+        Of the blur, in pixels.
+
+    Returns
+    -------
+    Tensor, shape (edges,)
+        Mean movement over taking away 0.5 to 20 % of the image, in pixels: the larger, the more faithful.
+    """
+    return _replace(model, x, blurred(x, sigma), maps, edges)
+
+
+@torch.no_grad()
+def insertion(model: nn.Module, x: Tensor, maps: Tensor, edges: int = 4, sigma: float = 12.0) -> Tensor:
+    """Give back, to a blurred image, the places that a map calls most important, and see how far off the edge stays.
+
+    Parameters as for :func:`deletion`.
+
+    Returns
+    -------
+    Tensor, shape (edges,)
+        Mean distance from the edge's place in the whole image over giving back 0.5 to 20 % of it, in pixels: the
+        smaller, the more faithful.
+    """
+    return _replace(model, blurred(x, sigma), x, maps, edges, target=model(x)[0])
+
+
+def _replace(
+    model: nn.Module, first: Tensor, second: Tensor, maps: Tensor, edges: int, target: Tensor | None = None
+) -> Tensor:
+    size = first.shape[-1]
+    target = model(first)[0] if target is None else target
+    strength = to_pixels(maps, size)[0, :edges].abs().flatten(1)
+    order = strength.argsort(dim=1, descending=True)
+    moved = []
+    for edge in range(edges):
+        batch = first.repeat(len(FRACTIONS), 1, 1, 1)
+        for k, fraction in enumerate(FRACTIONS):
+            taken = order[edge, : round(fraction * size * size)]
+            batch[k].view(-1)[taken] = second.view(-1)[taken]
+        moved.append((model(batch)[:, edge] - target[edge]).abs().mean())
+    return torch.stack(moved)
+
+
+def rank_agreement(maps: Tensor, others: Tensor) -> Tensor:
+    """Rank correlation (Spearman) of the magnitudes of two maps, (1, E, ...) each, at the size of the second, (E,)."""
+    pooled = F.adaptive_avg_pool2d(maps.abs(), others.shape[-2:])
+    first, second = (one.abs()[0].flatten(1).argsort(dim=1).argsort(dim=1).double() for one in (pooled, others))
+    first, second = (one - one.mean(dim=1, keepdim=True) for one in (first, second))
+    return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1)).clamp_min(1e-12)
+
+
+def peak_distance(maps: Tensor, coordinates: Tensor, size: int) -> Tensor:
+    """Distance of the strongest place of each map from the edge it explains, in pixels, (E,).
+
+    Parameters
+    ----------
+    maps : Tensor, shape (1, E, h, w)
+        Evidence for ``x_min, y_min, x_max, y_max`` (and so on).
+    coordinates : Tensor, shape (E,)
+        Where the network puts the edges, in pixels.
+    size : int
+        Side of the image.
+    """
+    width = maps.shape[-1]
+    place = maps[0].abs().flatten(1).argmax(dim=1)
+    scale = size / width
+    x, y = (place % width + 0.5) * scale, (torch.div(place, width, rounding_mode="floor") + 0.5) * scale
+    vertical = torch.arange(len(place), device=place.device) % 2 == 0
+    return (torch.where(vertical, x, y) - coordinates).abs()
+
+
+def randomised(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """Yield copies of a model with ever more of its layers made random, from the head down (Adebayo et al. 2018).
+
+    A map that stays the same when the network forgets what it learnt explains the image and not the network.
+    """
+    model = copy.deepcopy(model).eval()
+    parts = [name for name, _ in model.named_children() if name not in ("mask_head",)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in reversed(parts):
+            for layer in getattr(model, name).modules():
+                if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                    layer.reset_parameters()
+            yield name, copy.deepcopy(model).eval()
+
+
+def sanity(method: Method, model: nn.Module, x: Tensor, edges: int = 4) -> list[tuple[str, float]]:
+    """Compare a method's maps before and after layers are made random, from the head down.
+
+    Returns
+    -------
+    list of tuple
+        For each stage the last part made random, and the mean rank correlation of the magnitudes with those of the
+        learnt network: near 1 for a method that does not look at the network.
+    """
+    before = method(model, x)[:, :edges]
+    return [
+        (name, float(rank_agreement(method(other, x)[:, :edges], before).mean())) for name, other in randomised(model)
+    ]

@@ -1,0 +1,135 @@
+"""The checks of evidence maps: a true map passes, a false one fails, by numbers worked out beforehand."""
+
+import pytest
+import torch
+from torch import nn
+
+from heartbox.evidence import blurred, class_activation_map, grad_cam, hires_cam, integrated_gradients, occlusion_map
+from heartbox.faithfulness import deletion, insertion, peak_distance, randomised, rank_agreement, sanity
+from heartbox.networks import build_model
+
+SIZE = 96
+
+
+class Looker(nn.Module):
+    """A network whose four coordinates are the sums of the image inside four squares, times a weight of either sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.squares = torch.zeros(4, SIZE, SIZE)
+        for k, (y, x, weight) in enumerate([(14, 14, 1.0), (14, 56, -1.0), (56, 14, 2.0), (56, 56, -0.5)]):
+            self.squares[k, y : y + 14, x : x + 14] = weight
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.scale * torch.einsum("nchw,ehw->ne", x, self.squares)
+
+
+@pytest.fixture(scope="module")
+def looker():
+    return Looker().eval()
+
+
+@pytest.fixture(scope="module")
+def spots():
+    """Return fine noise, which a blur takes away nearly whole."""
+    return torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).abs()
+
+
+def test_occlusion_finds_where_a_network_looks(looker, spots):
+    maps = occlusion_map(looker, spots, patch=14, stride=14)
+    assert maps.shape == (1, 4, 6, 6)
+    for k, (row, column) in enumerate([(1, 1), (1, 4), (4, 1), (4, 4)]):
+        place = maps[0, k].abs().flatten().argmax().item()
+        assert divmod(place, 6) == (row, column)
+        # What is there makes the coordinate what it is: positive where it pushes right or down.
+        change = (looker(spots) - looker(blurred(spots, 12.0)))[0, k]
+        assert torch.sign(maps[0, k, row, column]) == torch.sign(change)
+        elsewhere = maps[0, k].clone()
+        elsewhere[row, column] = 0
+        assert elsewhere.abs().max() < 1e-3
+
+
+def test_integrated_gradients_add_up(looker, spots):
+    maps = integrated_gradients(looker, spots, steps=4)
+    difference = looker(spots) - looker(blurred(spots, 12.0))
+    assert maps.sum(dim=(2, 3))[0].tolist() == pytest.approx(difference[0].tolist(), rel=1e-3)
+    outside = maps[0] * (looker.squares == 0)
+    assert outside.abs().max() < 1e-6
+
+
+def test_integrated_gradients_add_up_on_a_real_network():
+    torch.manual_seed(0)
+    model = build_model("resnet18", "edges", size=64).eval()
+    x = torch.randn(1, 1, 64, 64)
+    maps = integrated_gradients(model, x, steps=64)
+    with torch.no_grad():
+        difference = model(x) - model(blurred(x, 12.0))
+    assert maps.sum(dim=(2, 3))[0].tolist() == pytest.approx(difference[0].tolist(), abs=0.05)
+
+
+def test_a_true_map_beats_a_false_one(looker, spots):
+    true = looker.squares.abs()[None]
+    false = torch.roll(true, shifts=(28, 28), dims=(2, 3))
+    assert (deletion(looker, spots, true) > 5 * deletion(looker, spots, false)).all()
+    assert (insertion(looker, spots, true) < 0.7 * insertion(looker, spots, false)).all()
+
+
+def test_deletion_by_hand(looker, spots):
+    """All of the square is among the first 5 %: from there on the whole of its change is seen."""
+    true = looker.squares.abs()[None] + 1e-6 * torch.rand(1, 4, SIZE, SIZE)
+    change = (looker(spots) - looker(blurred(spots, 12.0)))[0].abs()
+    moved = deletion(looker, spots, true)
+    assert (moved > 0.5 * change).all()
+    assert (moved <= change * 1.05).all()
+
+
+def test_rank_agreement():
+    maps = torch.rand(1, 4, 12, 12)
+    assert rank_agreement(maps, -maps).tolist() == pytest.approx([1.0] * 4)  # magnitudes count
+    assert rank_agreement(maps, 1 - maps).tolist() == pytest.approx([-1.0] * 4)
+    assert rank_agreement(torch.rand(1, 4, 40, 40), torch.rand(1, 4, 40, 40)).abs().max() < 0.15
+
+
+def test_peak_distance():
+    maps = torch.zeros(1, 4, 24, 24)
+    maps[0, 0, 3, 10] = -5.0  # x of its middle: 42
+    maps[0, 1, 3, 10] = 5.0  # y of its middle: 14
+    maps[0, 2, 20, 23] = 1.0  # x: 94
+    maps[0, 3, 20, 23] = 1.0  # y: 82
+    distance = peak_distance(maps, torch.tensor([40.0, 10.0, 94.0, 90.0]), 96)
+    assert distance.tolist() == pytest.approx([2, 4, 0, 8])
+
+
+def test_gradient_maps_of_the_regression_head_agree():
+    """With global pooling and one linear layer, Grad-CAM, HiResCAM and the class-activation map are one."""
+    torch.manual_seed(0)
+    model = build_model("resnet18", "regression", size=SIZE).eval()
+    x = torch.randn(1, 1, SIZE, SIZE)
+    exact = class_activation_map(model, x)[0]
+    assert torch.allclose(grad_cam(model, x), exact, atol=1e-4)
+    assert torch.allclose(hires_cam(model, x), exact, atol=1e-4)
+
+
+def test_layers_are_made_random_from_the_head_down():
+    model = build_model("resnet18", "edges", size=64).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stages = list(randomised(model))
+    assert [name for name, _ in stages] == ["head", "smooth", "laterals", "levels"]
+    for name, changed in stages:
+        assert not torch.equal(
+            next(getattr(changed, name).parameters()),
+            before[f"{name}.{next(iter(dict(getattr(model, name).named_parameters())))}"],
+        )
+    first = stages[0][1].state_dict()
+    assert torch.equal(first["levels.0.0.weight"], before["levels.0.0.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # a copy was changed
+
+
+def test_a_map_that_does_not_look_at_the_network_fails_the_sanity_check():
+    torch.manual_seed(0)
+    model = build_model("resnet18", "edges", size=64).eval()
+    x = torch.randn(1, 1, 64, 64)
+    picture = sanity(lambda _, image: image.abs().repeat(1, 4, 1, 1), model, x)
+    assert picture[-1][1] == pytest.approx(1.0)
+    assert sanity(hires_cam, model, x)[-1][1] < 0.6
