@@ -244,11 +244,11 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
     write_rsna(tmp_path / "raw", 40)
     for out, processes in (("one", 1), ("two", 2)):
         prepare(tmp_path / "raw", tmp_path / out, size=32, processes=processes, progress=False)
-    for name in ("images.npy", "labels.csv", "stats.json", "skipped.csv"):
+    for name in ("images.npy", "labels.csv", "stats.json", "skipped.csv", "patients.csv"):
         digests = [hashlib.sha256((tmp_path / out / name).read_bytes()).hexdigest() for out in ("one", "two")]
         assert digests[0] == digests[1], name
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
-        "images.npy", "labels.csv", "skipped.csv", "stats.json"
+        "images.npy", "labels.csv", "patients.csv", "skipped.csv", "stats.json"
     ]  # fmt: skip
     assert json.loads((tmp_path / "one" / "stats.json").read_text())["layout"] == "rsna"
 
