@@ -47,7 +47,7 @@ PHANTOM_EPOCHS = 8
 ROWS: dict[str, Recipe] = {
     "classic ResNet18": RECIPES["classic"],
     "classic VGG16": dataclasses.replace(RECIPES["classic"], backbone="vgg16"),
-    "sensible regression": RECIPES["sensible"],
+    "sensible regression": dataclasses.replace(RECIPES["sensible"], epochs=RECIPES["edges"].epochs),
     "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
 }
 CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspan", "jsrt")}
