@@ -63,14 +63,8 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
     Tensor, shape (N, E, h, w)
         Evidence for each coordinate, in pixels of movement.
     """
-    with torch.enable_grad():
-        features = model.features(x).detach().requires_grad_()
-        coordinates = model.read(features)
-        maps = []
-        for edge in range(coordinates.shape[1]):
-            (gradient,) = torch.autograd.grad(coordinates[:, edge].sum(), features, retain_graph=True)
-            maps.append((gradient * features).sum(dim=1))
-    return torch.stack(maps, dim=1).detach()
+    features, gradients = _feature_gradients(model, x)
+    return torch.stack([(gradient * features).sum(dim=1) for gradient in gradients], dim=1)
 
 
 def grad_cam(model: nn.Module, x: Tensor) -> Tensor:
@@ -81,14 +75,19 @@ def grad_cam(model: nn.Module, x: Tensor) -> Tensor:
 
     Parameters and return value as for :func:`hires_cam`.
     """
+    features, gradients = _feature_gradients(model, x)
+    weights = [gradient.mean(dim=(2, 3), keepdim=True) for gradient in gradients]
+    return torch.stack([(weight * features).sum(dim=1) for weight in weights], dim=1)
+
+
+def _feature_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the last feature map, (N, C, h, w), and the gradient of each coordinate there, in the same shape."""
     with torch.enable_grad():
         features = model.features(x).detach().requires_grad_()
         coordinates = model.read(features)
-        maps = []
-        for edge in range(coordinates.shape[1]):
-            (gradient,) = torch.autograd.grad(coordinates[:, edge].sum(), features, retain_graph=True)
-            maps.append((gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1))
-    return torch.stack(maps, dim=1).detach()
+        edges = range(coordinates.shape[1])
+        gradients = [torch.autograd.grad(coordinates[:, e].sum(), features, retain_graph=True)[0] for e in edges]
+    return features.detach(), gradients
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
