@@ -226,6 +226,9 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
         table.to_csv(part, index=False, float_format="%.4f", lineterminator="\n")
     left_out = int((labels["fold"] < 0).sum())
     text = as_markdown(table, len(usable), left_out)
+    missing = [name for name in ROWS if name not in set(table["recipe"])]
+    if missing:
+        text += f"\nNot measured yet: {', '.join(missing)}.\n"
     with complete_or_absent(HERE / "accuracy.md") as part:
         part.write_text(text, encoding="utf-8")
     draw(table)

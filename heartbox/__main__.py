@@ -50,6 +50,23 @@ def answer(detector: HeartDetector, source: Source, wanted: dict[str, Path]) -> 
     return row
 
 
+def describe(row: dict) -> str:
+    """Say one row of the table in a few lines, for a screen."""
+    if row["error"]:
+        return f"{row['file']}\n  {row['error']}"
+    lines = [
+        row["file"],
+        "  Heart: x {:.0f} to {:.0f}, y {:.0f} to {:.0f} pixels of the original image".format(
+            *(row[f"heart_{edge}"] for edge in ("x_min", "x_max", "y_min", "y_max"))
+        ),
+    ]
+    if row["ctr"] is not None:
+        between = "" if row["ctr_low"] is None else f" ({row['ctr_low']:.2f} to {row['ctr_high']:.2f})"
+        lines.append(f"  Cardiothoracic ratio: {row['ctr']:.2f}{between}")
+    lines += [f"  {word}: {row[key]}" for word, key in (("Doubt", "warnings"), ("Note", "notes")) if row[key]]
+    return "\n".join(lines)
+
+
 class Journal:
     """The rows of a run that has not come to its end, a line of JSON each, beside the csv that is to be.
 
@@ -145,13 +162,13 @@ def main(arguments: list[str] | None = None) -> int:
             if journal:
                 journal.note(source, row)
         rows.append(row)
-    table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
+    table = pd.DataFrame(rows, columns=TABLE_COLUMNS).astype({"rows": "Int64", "columns": "Int64"})
     if options.csv:
         with complete_or_absent(options.csv) as part:
             table.to_csv(part, index=False, float_format="%.3f", lineterminator="\n")
         journal.close()
     else:
-        print(table[["file", "ctr", "warnings", "error"]].astype(object).fillna("").to_string(index=False))
+        print("\n\n".join(describe(row) for row in rows))
     failed = int(table["error"].notna().sum())
     print(f"{len(table)} images, {len(table) - failed} answered, {failed} could not be read", file=sys.stderr)
     return int(failed == len(table) or (options.strict and failed > 0))

@@ -24,8 +24,10 @@ from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
 
 PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
-FOREIGN = "These weights were trained on synthetic films alone; on a real film their answer is a guess."
-FOREIGN_PHANTOM = "These weights were trained on films of patients; this film is synthetic."
+FOREIGN = (
+    "These weights were trained on synthetic films alone; on a real film their answer is a guess, without margins."
+)
+FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthetic, so no margins are given."
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
@@ -177,8 +179,10 @@ class HeartDetector:
         Raises
         ------
         XRayError
-            If one of them cannot be read; name it and leave it out, or go through them singly.
+            If one of them cannot be read, or it is no list. To go on after a bad file, ask :meth:`detect` for each.
         """
+        if isinstance(sources, str | Path | XRay | np.ndarray):
+            raise XRayError("detect_each takes a list of X-rays; for a single one use detect")
         answers = []
         for start in range(0, len(sources), batch_size):
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
@@ -253,7 +257,8 @@ class HeartDetector:
             return ()
         return (
             f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
-            f"{self.config['size']}), where {USUAL:.0%} of ordinary upright frontal films have less than {usual:.1f}.",
+            f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less than "
+            f"{usual:.1f}.",
         )
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:

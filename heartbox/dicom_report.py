@@ -63,11 +63,13 @@ def write_measurement_report(path: str | Path, source: str | Path, found: Found)
     Raises
     ------
     XRayError
-        If the source is no DICOM image that can be referred to, or no heart was found.
+        If the source is no DICOM image that can be referred to, if no heart was found, or if the answer is in doubt.
     """
     header = _source(source)
     if not found.has_heart:
         raise XRayError(f"{source}: no heart was found, so there is nothing to report.")
+    if found.warnings:  # numbers in a report outlive the doubt that stood beside them
+        raise XRayError(f"{source}: the answer is in doubt, so it is not reported: {' '.join(found.warnings)}")
     image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
     algorithm = sr.AlgorithmIdentification(name=MAKER, version="0.1.0")
     box = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -203,9 +205,9 @@ def _measurements(found: Found, image: sr.SourceImageForRegion) -> list[sr.Measu
     scale, unit = (found.xray.pixel_spacing[1], MILLIMETRE) if found.heart_mm is not None else (1.0, PIXEL)
     boxes = [(HEART_WIDTH, found.heart)] + ([(CHEST_WIDTH, found.thorax)] if found.thorax is not None else [])
     measured = [
-        sr.Measurement(name, float((box[2] - box[0]) * scale), unit, referenced_coordinates=line(box))
+        sr.Measurement(name, round(float((box[2] - box[0]) * scale), 2), unit, referenced_coordinates=line(box))
         for name, box in boxes
     ]
     if found.ctr is not None:
-        measured.append(sr.Measurement(RATIO, float(found.ctr), NO_UNIT))
+        measured.append(sr.Measurement(RATIO, round(float(found.ctr), 4), NO_UNIT))
     return measured

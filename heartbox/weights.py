@@ -93,7 +93,10 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
         if path.is_dir():
             raise FileNotFoundError(f"{path}: a folder; name the weights file in it, such as model.pt")
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such weights file; run 03-Model-Training.ipynb, which makes one")
+            raise FileNotFoundError(
+                f"{path}: no such weights file; check the path (the released ones lie in weights/ beside "
+                "heartbox/), or run 03-Model-Training.ipynb, which makes one"
+            )
         if sha256 is not None and (found := file_sha256(path)) != _digest(sha256):
             raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256}: another version, or a damaged file")
     try:

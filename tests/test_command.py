@@ -119,3 +119,16 @@ def test_errors_are_not_remembered(weights, tmp_path, monkeypatch):
     assert [Path(name).name for name in table["file"]] == ["a.dcm", "b.dcm", "c.png", "d.png"]
     assert table["error"].notna().tolist() == [True, True, False, False]
     assert "b.dcm" in table["error"][1]
+
+
+def test_without_a_csv_the_answer_is_printed(weights, films, capsys):
+    assert main([str(films), "--weights", str(weights)]) == 0
+    out = capsys.readouterr().out
+    assert "Heart: x 40 to 80, y 32 to 80 pixels of the original image" in out
+    assert "Cardiothoracic ratio: 0.50" in out
+    assert "this is no DICOM" in out
+
+
+def test_numbers_look_alike_with_and_without_errors(weights, films, tmp_path):
+    main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")])
+    assert ",128,128," in (tmp_path / "t.csv").read_text()
