@@ -52,8 +52,8 @@ def main() -> None:
         lines.append(f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(found.warnings) or '-'} |")
     left, right = np.abs(errors).mean(axis=0)
     head = [
-        "NIH films, in none of the trainings, with heart boxes of the RSNA exercise. Only the sides are compared, since",
-        f"those boxes include the great vessels. {len(known)} films, too few to say more than whether something is off:",
+        "NIH films, in no training here, with heart boxes of the RSNA exercise. Only the sides are compared, since",
+        f"those boxes include the great vessels. {len(known)} films, too few to say more than whether much is off:",
         f"mean absolute error {left:.2f} px (left) and {right:.2f} px (right) at 224;",
         f"{np.mean(inside):.0%} of the labels lie inside the margins.",
         "Written by `python benchmarks/elsewhere.py DATA`.",

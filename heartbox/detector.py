@@ -257,8 +257,8 @@ class HeartDetector:
             return ()
         return (
             f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
-            f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less than "
-            f"{usual:.1f}.",
+            f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less "
+            f"than {usual:.1f}.",
         )
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:
