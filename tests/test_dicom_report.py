@@ -6,6 +6,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+import torch
 from conftest import ROOT  # noqa: F401  (sets up the paths)
 
 from heartbox.__main__ import main
@@ -14,6 +15,15 @@ from heartbox.dicom_report import write_measurement_report, write_secondary_capt
 from heartbox.phantom import write_phantoms
 from heartbox.report import draw_found
 from heartbox.xray import XRayError
+
+
+@pytest.fixture
+def weights(weights):
+    """Return weights that say that they are for phantoms, so that a phantom's answer is in no doubt."""
+    saved = torch.load(weights, weights_only=True)
+    saved["config"]["layout"] = "phantom"
+    torch.save(saved, weights)
+    return weights
 
 
 @pytest.fixture(scope="module")
