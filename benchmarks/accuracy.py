@@ -153,6 +153,12 @@ def mean_box_answer(folder: Path) -> dict[str, np.ndarray]:
     return {"names": names, "predicted": always, "truth": all_boxes(val), "seconds": np.array(0.0)}
 
 
+def calibrate_on_others(answers: list[dict[str, np.ndarray]], k: int) -> dict:
+    """Calibrate the margins of fold `k` on the answers of all other folds."""
+    others = [other for i, other in enumerate(answers) if i != k]
+    return calibrate(*(np.concatenate([other[key] for other in others]) for key in ("predicted", "spread", "truth")))
+
+
 def summarise(answers: list[dict[str, np.ndarray]], keep: set[str]) -> dict[str, float]:
     """Measure the pooled answers of all folds on the films in `keep`; intervals calibrated on the other folds."""
     joined = {key: np.concatenate([one[key] for one in answers]) for key in ("names", "predicted", "truth")}
@@ -160,12 +166,12 @@ def summarise(answers: list[dict[str, np.ndarray]], keep: set[str]) -> dict[str,
     measured = evaluate(joined["predicted"][chosen], joined["truth"][chosen])
     held = []
     for k, one in enumerate(answers):
-        others = [other for i, other in enumerate(answers) if i != k]
         inside = np.isin(one["names"], list(keep))
-        if not others or "spread" not in one or not inside.any():
+        if len(answers) < 2 or "spread" not in one or not inside.any():
             continue
-        pooled = [np.concatenate([other[key] for other in others]) for key in ("predicted", "spread", "truth")]
-        share = coverage(calibrate(*pooled), *(one[key][inside] for key in ("predicted", "spread", "truth")))
+        share = coverage(
+            calibrate_on_others(answers, k), *(one[key][inside] for key in ("predicted", "spread", "truth"))
+        )
         held.append(np.append(share["edges"], share["ctr"]) * inside.sum())
     if held:
         held = np.sum(held, axis=0) / chosen.sum()

@@ -34,7 +34,7 @@ SANITY_FILMS = 5
 
 def random_map(model: nn.Module, x: Tensor) -> Tensor:
     """Return smooth noise that knows neither image nor network."""
-    return blurred(torch.randn(1 * 8, 1, *x.shape[-2:]), 6.0).transpose(0, 1)
+    return blurred(torch.randn(8, 1, *x.shape[-2:]), 6.0).transpose(0, 1)
 
 
 def edge_detector(model: nn.Module, x: Tensor) -> Tensor:

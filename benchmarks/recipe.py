@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from accuracy import FOLDS, answer, prepare_folds
 
+from heartbox.boxes import EDGES
 from heartbox.files import complete_or_absent
 from heartbox.measuring import evaluate
 from heartbox.training import RECIPES
@@ -67,7 +68,7 @@ def main() -> None:
             found = answer(arguments.work / "folds" / "0", recipe, out, arguments.work, seed)
             measured.append(evaluate(found["predicted"], found["truth"]) | {"seconds": float(found["seconds"])})
         mean = {key: np.mean([one[key] for one in measured]) for key in measured[0]}
-        edges = " | ".join(f"{mean[f'mae_{edge}']:.2f}" for edge in ("x_min", "y_min", "x_max", "y_max"))
+        edges = " | ".join(f"{mean[f'mae_{edge}']:.2f}" for edge in EDGES)
         lines.append(
             f"| {name} | {edges} | {mean['mae']:.2f} | {mean['iou_mean']:.3f} | {mean['thorax_mae']:.2f} "
             f"| {mean['ctr_mae']:.4f} | {mean['seconds']:.0f} |"

@@ -30,6 +30,7 @@ from accuracy import (
     ROWS,
     SEED,
     answer,
+    calibrate_on_others,
     mean_box_answer,
     prepare_folds,
     pretrain,
@@ -70,12 +71,12 @@ def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torc
 
 def doubted(folds: list[dict]) -> np.ndarray:
     """Tell for each film whether the network was undecided on it, by what is usual on the other folds."""
-    found = []
-    for k, fold in enumerate(folds):
-        others = [other for i, other in enumerate(folds) if i != k]
-        pooled = [np.concatenate([other[key] for other in others]) for key in ("predicted", "spread", "truth")]
-        found.append(fold["spread"][:, :4].mean(axis=1) > calibrate(*pooled)["usual_spread"])
-    return np.concatenate(found)
+    return np.concatenate(
+        [
+            fold["spread"][:, :4].mean(axis=1) > calibrate_on_others(folds, k)["usual_spread"]
+            for k, fold in enumerate(folds)
+        ]
+    )
 
 
 def card_row(name: str, answers: list[dict], keep: set[str]) -> str:

@@ -23,7 +23,7 @@ from heartbox.processed import BOX_COLUMNS, ProcessedFilm, outlines_and_coverage
 from heartbox.xray import load_xray, read_xray, resize_xray
 
 # The published exercise trains on the first 400 rows of its csv and validates on the other 96.
-RSNA_PUBLISHED_ROWS, RSNA_PUBLISHED_TRAIN = 496, 400
+RSNA_PUBLISHED_TRAIN = 400
 
 
 @dataclass(frozen=True)
