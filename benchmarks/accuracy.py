@@ -36,8 +36,9 @@ from heartbox.layouts import CTR_EXCLUDED
 from heartbox.measuring import all_boxes, evaluate, mean_box, predict
 from heartbox.prepare import prepare
 from heartbox.processed import write_split
+from heartbox.recipes import RECIPES, BoxTask, Recipe, make_model
 from heartbox.synthetic import write_synthetic
-from heartbox.training import RECIPES, Recipe, fit, make_model
+from heartbox.training import fit
 from heartbox.weights import load_weights, save_weights
 
 HERE = Path(__file__).resolve().parent
@@ -82,7 +83,7 @@ def train_one(
     torch.manual_seed(seed)
     model = make_model(recipe, train)
     print(f"{out.parent.name}, {out.name}: {len(train)} films, {recipe.epochs} epochs", flush=True)
-    history = fit(model, train, watched, recipe, out, seed=seed, progress=sys.stdout.isatty())
+    history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=sys.stdout.isatty())
     return model, train, history.attrs["seconds"]
 
 

@@ -24,7 +24,7 @@ from accuracy import FOLDS, answer, prepare_folds
 from heartbox.boxes import EDGES
 from heartbox.files import complete_or_absent
 from heartbox.measuring import evaluate
-from heartbox.training import RECIPES
+from heartbox.recipes import RECIPES
 
 HERE = Path(__file__).resolve().parent
 PLAIN = dataclasses.replace(

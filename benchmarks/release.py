@@ -45,7 +45,7 @@ from heartbox.calibration import calibrate
 from heartbox.files import complete_or_absent
 from heartbox.measuring import audit_labels, predict
 from heartbox.processed import write_split
-from heartbox.training import Recipe
+from heartbox.recipes import Recipe
 from heartbox.weights import file_sha256, load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,8 @@ from heartbox.imgaug_compat import augmenters as iaa
 from heartbox.losses import box_loss, edges_to_bins
 from heartbox.measuring import evaluate, mean_box, predict, skill_over, write_metrics
 from heartbox.networks import Edges
-from heartbox.training import RECIPES, Recipe, fit, make_model
+from heartbox.recipes import RECIPES, BoxTask, Recipe, make_model
+from heartbox.training import fit
 from heartbox.weights import save_weights
 
 SMALL = Recipe(epochs=3, batch_size=8)
@@ -31,7 +32,7 @@ def train_small(processed: Path, folder: Path, recipe: Recipe = SMALL, seed: int
     val = CardiacDataset(processed, "val", targets=recipe.targets)
     torch.manual_seed(seed)
     model = make_model(recipe, train)
-    history = fit(model, train, val, recipe, folder, seed, device="cpu", progress=False, **options)
+    history = fit(model, train, val, BoxTask(recipe), folder, seed, device="cpu", progress=False, **options)
     return model, history
 
 
