@@ -171,7 +171,7 @@ class BoxTask(Task):
         features = _features(model, x)
         loss, _ = compute_loss(model, features, boxes, recipe, x.shape[-1])
         if recipe.mask_weight and masks:
-            loss = loss + recipe.mask_weight * mask_loss(model.mask_head(features), masks[0].to(device))
+            loss = loss + recipe.mask_weight * mask_loss(model.mask_head(features), masks[0])
         return loss
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[NDArray, dict[str, float]]:
