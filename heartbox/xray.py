@@ -6,12 +6,11 @@ This module knows nothing of hearts, boxes or networks; what it cannot read hone
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import math
 import os
 import re
 import stat
-import struct
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ import numpy as np
 import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
+from heartbox.xray_decode import PADDING, XRayError, decode, decoder_complaints
 from heartbox.xray_grey import grey_levels, integer, numbers, stretch, text
 
 try:
@@ -42,12 +40,7 @@ PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 MAX_PIXELS = 100_000_000  # rows x columns; the largest detectors in use have some 20 million
 MAX_FILE_BYTES = 2**30  # a header can claim anything, a file of this size is no chest film
 MAX_INFLATED_BYTES = 2**28  # deflate packs up to 1000 : 1, so its result is bounded too
-JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ... SOF15, JPEG-LS
 RADIOGRAPHY = ("", "CR", "DX", "DR", "RG", "OT", "SC")  # Modality values under which plain films are filed
-
-
-class XRayError(ValueError):
-    """A file that cannot be read as an X-ray; the message names the file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +124,20 @@ def load_xray(path: str | os.PathLike) -> XRay:
         The image, its pixel spacing, view and patient, and notes on how it was read.
     """
     path, data = _read_bytes(path)
+    with decoder_complaints() as said:
+        xray = _read_any(path, data)
+    harmless = [line for line in said if PADDING.fullmatch(line)]
+    if len(harmless) < len(said):
+        worst = next(line for line in said if line not in harmless)
+        raise XRayError(
+            f"{path}: the compressed pixels are damaged, says the decoder ({worst}). Fetch or export the file again."
+        )
+    if harmless:
+        return dataclasses.replace(xray, notes=(*xray.notes, f"The decoder remarks: {harmless[0]}."))
+    return xray
+
+
+def _read_any(path: Path, data: bytes) -> XRay:
     # What a file holds is decided by its first bytes: endings are often wrong or missing.
     try:
         with warnings.catch_warnings():
@@ -142,7 +149,10 @@ def load_xray(path: str | os.PathLike) -> XRay:
             return _read_dicom(path, data)
     except XRayError:
         raise
-    except Exception as error:  # decoders raise nearly everything on damaged data
+    except BaseException as error:  # decoders raise nearly everything on damaged data
+        # Those written in Rust panic, which is no Exception; to be interrupted is no fault of the file.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise XRayError(
             f"{path}: the image cannot be decoded ({type(error).__name__}: {_one_line(error)}). "
             "Either it is damaged (fetch or export it again) or of a kind that the decoders here do not know "
@@ -333,7 +343,7 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
     header = _parse(path, data, notes)
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
     _check_size(path, rows, columns)
-    stored = _decode(path, header, rows, columns, notes)
+    stored = decode(path, header, rows, columns, notes)
     photometric = text(header, "PhotometricInterpretation")
     bits = integer(header, "BitsStored") or integer(header, "BitsAllocated")
 
@@ -397,69 +407,6 @@ def _parse(path: Path, data: bytes, notes: list[str]) -> Dataset:
         header.file_meta.TransferSyntaxUID = ImplicitLE if implicit else explicit
         notes.append(f"The file names no transfer syntax; {header.file_meta.TransferSyntaxUID.name} was taken.")
     return header
-
-
-def _decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str]) -> np.ndarray:
-    """Return the first frame's stored values, (rows, columns) or (rows, columns, 3) as RGB."""
-    syntax = UID(header.file_meta.TransferSyntaxUID)
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise XRayError(
-            f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded. "
-            "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
-        ) from None
-    if not decoder.is_available:
-        package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "python-gdcm"
-        raise XRayError(f'{path}: no decoder for {syntax.name} is installed. Run: pip install "{package}"')
-    if not syntax.is_encapsulated:
-        samples = integer(header, "SamplesPerPixel") or 1
-        expected = math.ceil(rows * columns * samples * integer(header, "BitsAllocated") / 8)
-        if text(header, "PhotometricInterpretation") == "YBR_FULL_422":
-            expected = expected * 2 // 3
-        if len(header.PixelData) < expected:
-            raise XRayError(
-                f"{path}: the pixels are cut off ({len(header.PixelData)} of {expected} bytes). Fetch the file again."
-            )
-    else:
-        _check_codestream(path, header, rows, columns)
-    pixels = pixel_array(header, index=0)
-    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, header)[:, :, :3]
-    if pixels.shape not in ((rows, columns), (rows, columns, 3)):
-        raise XRayError(f"{path}: {pixels.shape} pixels where the header says {rows} x {columns}. Export it again.")
-    frames = integer(header, "NumberOfFrames")
-    if frames > 1:
-        notes.append(f"First frame of {frames} read.")
-    return pixels
-
-
-def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> None:
-    """Refuse compressed pixels that are cut off or contradict the header, which decoders do late or not at all.
-
-    A JPEG decoder paints what is missing black and reports success, and one that meets a forged size
-    allocates it first (ITU-T T.81 B.2 for the frame header, T.800 A.5 for JPEG 2000).
-    """
-    frames = max(integer(header, "NumberOfFrames"), 1)
-    frame = next(generate_frames(header.PixelData, number_of_frames=frames), b"")
-    size = None
-    if frame.startswith(b"\xff\x4f\xff\x51"):
-        x_end, y_end, x_start, y_start = struct.unpack(">4I", frame[8:24])
-        size = y_end - y_start, x_end - x_start
-    elif frame.startswith(b"\xff\xd8"):
-        at = 2
-        while at + 9 <= len(frame) and frame[at] == 0xFF and size is None:
-            if frame[at + 1] in JPEG_FRAME_MARKERS:
-                size = struct.unpack(">2H", frame[at + 5 : at + 9])
-            # A marker may be preceded by fill bytes of 0xFF; else its segment's length follows it.
-            at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-        if b"\xff\xd9" not in frame[-64:]:
-            raise XRayError(f"{path}: the compressed pixels are cut off. Fetch the file again.")
-    if size not in (None, (rows, columns)):
-        raise XRayError(
-            f"{path}: the compressed image is {size[0]} x {size[1]} where the header says {rows} x {columns}. "
-            "Export the file again."
-        )
 
 
 # ------------------------------------------------------------------------------------- what headers say

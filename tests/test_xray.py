@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from heartbox import xray as module
-from heartbox import xray_grey
+from heartbox import xray_decode, xray_grey
 from heartbox.xray import XRay, XRayError, is_xray_file, load_xray, read_xray, resize_xray
 
 RAMP = np.array([[0, 1000, 1548, 2048], [2548, 3000, 4000, 4095]], dtype=np.uint16)  # 12 bit
@@ -442,7 +442,7 @@ def test_jpeg_with_a_forged_size_is_refused_before_decoding(load, monkeypatch):
         at = frame.index(b"\xff\xc0")
         return frame[: at + 5] + struct.pack(">2H", 60_000, 60_000) + frame[at + 9 :]
 
-    monkeypatch.setattr(module, "pixel_array", lambda *_, **__: pytest.fail("was decoded"))
+    monkeypatch.setattr(xray_decode, "pixel_array", lambda *_, **__: pytest.fail("was decoded"))
     with pytest.raises(XRayError, match="60000 x 60000 where the header says 64 x 48"):
         load(jpeg_film(forge)[0])
 
@@ -469,7 +469,7 @@ def test_no_decoder_names_the_package(load, monkeypatch):
     class Missing:
         is_available = False
 
-    monkeypatch.setattr(module, "get_decoder", lambda _: Missing)
+    monkeypatch.setattr(xray_decode, "get_decoder", lambda _: Missing)
     with pytest.raises(XRayError, match=r'JPEG Baseline.*pip install "python-gdcm"'):
         load(jpeg_film()[0])
     ds = make(np.zeros((32, 32), np.uint16))
@@ -587,7 +587,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
 
 
 def test_huge_claims_are_refused_before_decoding(load, monkeypatch):
-    monkeypatch.setattr(module, "pixel_array", lambda *_, **__: pytest.fail("was decoded"))
+    monkeypatch.setattr(xray_decode, "pixel_array", lambda *_, **__: pytest.fail("was decoded"))
     with pytest.raises(XRayError, match="60000 x 60000 pixels are more than"):
         load(make(RAMP, Rows=60_000, Columns=60_000))
     with pytest.raises(XRayError, match=r"cut off \(16 of 50000000 bytes\)"):

@@ -1,0 +1,152 @@
+"""Pixel data of a DICOM file -> stored values, and what decoders say while they are at it.
+
+Used by xray; knows datasets, and nothing of grey levels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.uid import UID
+
+from heartbox.xray_grey import integer, text
+
+JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ... SOF15, JPEG-LS
+# What libjpeg, which decodes for GDCM, Pillow and OpenCV, says of data it could only guess at; and OpenJPEG.
+DAMAGE = re.compile(
+    "Corrupt JPEG data|Premature end|Unsupported marker|Bogus|Stream too short|Failed to decode|inconsistent"
+)
+# A few bytes of padding before the end of an image are common and cost no pixel.
+PADDING = re.compile(r"Corrupt JPEG data: \d{1,2} extraneous bytes before marker 0xd9")
+
+
+class XRayError(ValueError):
+    """A file that cannot be read as an X-ray; the message names the file, what is wrong and what to do."""
+
+
+@contextlib.contextmanager
+def decoder_complaints() -> Iterator[list[str]]:
+    """Catch what decoders written in C print on standard error, where Python cannot see it.
+
+    They report damage there and nowhere else: the image that they return has grey or noise where data is missing.
+
+    Yields
+    ------
+    list of str
+        The lines about damage, filled in when the block is left. All others are dropped: remarks on colour profiles
+        and the like.
+    """
+    lines: list[str] = []
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # a program without a standard error
+        yield lines
+        return
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            said = caught.read().decode("utf-8", "replace").splitlines()
+            lines += [line.strip() for line in said if DAMAGE.search(line)]
+
+
+def decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str]) -> np.ndarray:
+    """Return the first frame's stored values.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    header : Dataset
+        With its pixel data and transfer syntax.
+    rows, columns : int
+        As the header says.
+    notes : list of str
+        What was decided is added here.
+
+    Returns
+    -------
+    ndarray
+        (rows, columns), or (rows, columns, 3) as RGB.
+
+    Raises
+    ------
+    XRayError
+        If no decoder knows the transfer syntax, or the pixels are cut off or contradict the header.
+    """
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise XRayError(
+            f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded. "
+            "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
+        ) from None
+    if not decoder.is_available:
+        package = "pylibjpeg[openjpeg]" if "2000" in syntax.name or "2K" in syntax.name else "python-gdcm"
+        raise XRayError(f'{path}: no decoder for {syntax.name} is installed. Run: pip install "{package}"')
+    if not syntax.is_encapsulated:
+        samples = integer(header, "SamplesPerPixel") or 1
+        expected = math.ceil(rows * columns * samples * integer(header, "BitsAllocated") / 8)
+        if text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+            expected = expected * 2 // 3
+        if len(header.PixelData) < expected:
+            raise XRayError(
+                f"{path}: the pixels are cut off ({len(header.PixelData)} of {expected} bytes). Fetch the file again."
+            )
+    else:
+        _check_codestream(path, header, rows, columns)
+    pixels = pixel_array(header, index=0)
+    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, header)[:, :, :3]
+    if pixels.shape not in ((rows, columns), (rows, columns, 3)):
+        raise XRayError(f"{path}: {pixels.shape} pixels where the header says {rows} x {columns}. Export it again.")
+    frames = integer(header, "NumberOfFrames")
+    if frames > 1:
+        notes.append(f"First frame of {frames} read.")
+    return pixels
+
+
+def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> None:
+    """Refuse compressed pixels that are cut off or contradict the header, which decoders do late or not at all.
+
+    A JPEG decoder paints what is missing black and reports success, and one that meets a forged size
+    allocates it first (ITU-T T.81 B.2 for the frame header, T.800 A.5 for JPEG 2000).
+    """
+    frames = max(integer(header, "NumberOfFrames"), 1)
+    frame = next(generate_frames(header.PixelData, number_of_frames=frames), b"")
+    size = None
+    if frame.startswith(b"\xff\x4f\xff\x51"):
+        x_end, y_end, x_start, y_start = struct.unpack(">4I", frame[8:24])
+        size = y_end - y_start, x_end - x_start
+    elif frame.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 9 <= len(frame) and frame[at] == 0xFF and size is None:
+            if frame[at + 1] in JPEG_FRAME_MARKERS:
+                size = struct.unpack(">2H", frame[at + 5 : at + 9])
+            # A marker may be preceded by fill bytes of 0xFF; else its segment's length follows it.
+            at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        if b"\xff\xd9" not in frame[-64:]:
+            raise XRayError(f"{path}: the compressed pixels are cut off. Fetch the file again.")
+    if size not in (None, (rows, columns)):
+        raise XRayError(
+            f"{path}: the compressed image is {size[0]} x {size[1]} where the header says {rows} x {columns}. "
+            "Export the file again."
+        )
