@@ -13,13 +13,14 @@ import re
 import stat
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_partial
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
@@ -37,9 +38,12 @@ except ImportError as error:  # the usual cause is the machine, not the environm
 DICOM_ENDINGS = (".dcm", ".dicom")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
-MAX_PIXELS = 100_000_000  # rows x columns; the largest detectors in use have some 20 million
-MAX_FILE_BYTES = 2**30  # a header can claim anything, a file of this size is no chest film
-MAX_INFLATED_BYTES = 2**28  # deflate packs up to 1000 : 1, so its result is bounded too
+MAX_PIXELS = 50_000_000  # rows x columns; the largest detectors in use have some 20 million
+MAX_FILE_BYTES = 2**28  # a file of this size is no chest film
+MAX_INFLATED_BYTES = 2**27  # deflate packs up to 1000 : 1, so its result is bounded too
+MAX_HEADER_BYTES = 6 * 2**20  # before the pixels; overlays of a large film take some of it
+MAX_ELEMENTS = 20_000
+PIXEL_DATA = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")  # the element's tag, either byte order
 RADIOGRAPHY = ("", "CR", "DX", "DR", "RG", "OT", "SC")  # Modality values under which plain films are filed
 
 
@@ -382,6 +386,21 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
     )
 
 
+def _until_pixels(path: Path) -> Callable[..., bool]:
+    """Return what stops the parser behind the pixels, where files have junk, and where elements have no end."""
+    seen: list[int] = []
+
+    def stop(tag: int, vr: str | None, length: int) -> bool:
+        if seen and seen[-1] == 0x7FE00010:
+            return True
+        seen.append(tag)
+        if len(seen) > MAX_ELEMENTS:
+            raise XRayError(f"{path}: more than {MAX_ELEMENTS} header elements: damaged. Fetch or export it again.")
+        return False
+
+    return stop
+
+
 def _parse(path: Path, data: bytes, notes: list[str]) -> Dataset:
     """Return the dataset with a transfer syntax set; refuse what is no DICOM image."""
     if data[128:132] != b"DICM" and data[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
@@ -393,7 +412,9 @@ def _parse(path: Path, data: bytes, notes: list[str]) -> Dataset:
         inflater.decompress(data[start:], MAX_INFLATED_BYTES)
         if inflater.unconsumed_tail:
             raise XRayError(f"{path}: the deflated file is too large when unpacked. Save it uncompressed.")
-    header = pydicom.dcmread(io.BytesIO(data), force=True)
+    elif len(data) > MAX_HEADER_BYTES and not any(tag in data[:MAX_HEADER_BYTES] for tag in PIXEL_DATA):
+        raise XRayError(f"{path}: no pixels in its first {MAX_HEADER_BYTES // 2**20} MiB. Name an image file.")
+    header = read_partial(io.BytesIO(data), _until_pixels(path), force=True)
     if "PixelData" not in header:
         what = header.SOPClassUID.name if "SOPClassUID" in header else "kind unknown"
         raise XRayError(

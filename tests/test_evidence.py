@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+from captum.attr import IntegratedGradients, LayerGradCam, LayerGradientXActivation, Occlusion
 
-from heartbox.evidence import class_activation_map, evidence_maps, hires_cam
+from heartbox.evidence import (
+    blurred,
+    class_activation_map,
+    evidence_maps,
+    grad_cam,
+    hires_cam,
+    integrated_gradients,
+    occlusion_map,
+)
 from heartbox.networks import build_model
 
 
@@ -49,3 +58,37 @@ def test_each_map_belongs_to_its_edge(head):
 def test_an_exact_map_is_refused_where_there_is_none():
     with pytest.raises(ValueError, match="regression head"):
         class_activation_map(build_model("resnet18", "edges", size=64), torch.zeros(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize("head", ["edges", "regression"])
+def test_gradient_maps_agree_with_captum(head):
+    """An independent implementation of the same methods, hooked into the same layer."""
+    torch.manual_seed(0)
+    model = build_model("resnet18", head, targets=("heart", "thorax"), size=64).eval()
+    x = torch.randn(1, 1, 64, 64)
+    layer = model.smooth if head == "edges" else model.features[-1]
+    ours = {"hires": hires_cam(model, x), "grad": grad_cam(model, x), "paths": integrated_gradients(model, x, edges=4)}
+    for edge in range(4):
+        products = LayerGradientXActivation(model, layer).attribute(x, target=edge)
+        weighed = LayerGradCam(model, layer).attribute(x, target=edge, relu_attributions=False)
+        paths = IntegratedGradients(model).attribute(
+            x, blurred(x, 12.0), target=edge, n_steps=16, method="riemann_middle"
+        )
+        assert torch.allclose(ours["hires"][:, edge], products.sum(dim=1), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(ours["grad"][:, edge], weighed[:, 0], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(ours["paths"][:, edge], paths[:, 0].float(), rtol=1e-3, atol=1e-5)
+        assert ours["hires"][:, edge].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("head", ["edges", "regression"])
+def test_occlusion_agrees_with_captum(head):
+    torch.manual_seed(0)
+    model = build_model("resnet18", head, size=64).eval()
+    x = torch.randn(1, 1, 64, 64)
+    ours = occlusion_map(model, x, patch=16, stride=16)
+    for edge in range(4):
+        theirs = Occlusion(model).attribute(
+            x, sliding_window_shapes=(1, 16, 16), strides=(1, 16, 16), baselines=blurred(x, 12.0), target=edge
+        )
+        # captum spreads each window's difference over its pixels; windows side by side do not mix.
+        assert torch.allclose(ours[:, edge], theirs[:, 0, ::16, ::16].float(), rtol=1e-3, atol=1e-4)
