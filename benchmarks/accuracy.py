@@ -115,9 +115,23 @@ def answer(folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED
     }
     if spread is not None:
         answers["spread"] = spread
+        answers["spread_mirrored"] = predict(model, Mirrored(val))[1]
     with complete_or_absent(path) as part:
         np.savez(part, **answers)
     return answers
+
+
+class Mirrored(Dataset):
+    """The same images, left for right; for doubts, not for boxes."""
+
+    def __init__(self, inner: Dataset):
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
+        return (self.inner[index][0].flip(-1),)
 
 
 # ---------------------------------------------------------------- all of them

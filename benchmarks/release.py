@@ -42,6 +42,7 @@ from torch.utils.data import Subset
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES, box_iou
 from heartbox.calibration import calibrate
+from heartbox.detector import is_surer
 from heartbox.files import complete_or_absent
 from heartbox.measuring import audit_labels, predict
 from heartbox.processed import write_split
@@ -70,13 +71,12 @@ def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torc
 
 
 def doubted(folds: list[dict]) -> np.ndarray:
-    """Tell for each film whether the network was undecided on it, by what is usual on the other folds."""
-    return np.concatenate(
-        [
-            fold["spread"][:, :4].mean(axis=1) > calibrate_on_others(folds, k)["usual_spread"]
-            for k, fold in enumerate(folds)
-        ]
-    )
+    """Tell for each film whether the network was undecided (by what is usual on the other folds) or surer mirrored."""
+    found = []
+    for k, fold in enumerate(folds):
+        asis, mirrored = (fold[key][:, :4].mean(axis=1) for key in ("spread", "spread_mirrored"))
+        found.append((asis > calibrate_on_others(folds, k)["usual_spread"]) | is_surer(mirrored, asis))
+    return np.concatenate(found)
 
 
 def card_row(name: str, answers: list[dict], keep: set[str]) -> str:

@@ -29,6 +29,7 @@ FOREIGN = (
 )
 FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthetic, so no margins are given."
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
+SURER = 0.8  # a variant of the film that the network is at least this much surer of is how it should have been
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
 
@@ -186,11 +187,13 @@ class HeartDetector:
         answers = []
         for start in range(0, len(sources), batch_size):
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
-            coordinates, spread = self._run(torch.cat([self.to_tensor(xray) for xray in xrays]))
-            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, strict=True)]
+            x = torch.cat([self.to_tensor(xray) for xray in xrays])
+            coordinates, spread = self._run(x)
+            wrong = self._misread(x, spread)
+            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, wrong, strict=True)]
         return answers
 
-    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray) -> Found:
+    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray, wrong: str) -> Found:
         """Turn what the network says, in pixels of its input, into an answer in pixels of the film."""
         shape, size = xray.image.shape, self.config["size"]
         boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
@@ -211,7 +214,8 @@ class HeartDetector:
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
             if ctr is not None and reach is not None:
                 ctr_interval = (ctr - float(reach), ctr + float(reach))
-        warnings = (*foreign, *self._hesitation(spread, foreign), *doubts(xray, heart, thorax, interval))
+        hesitation = () if foreign else self._hesitation(spread, wrong)
+        warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
@@ -245,21 +249,55 @@ class HeartDetector:
             return ()
         return (FOREIGN_PHANTOM if synthetic else FOREIGN,)
 
-    def _hesitation(self, spread: NDArray, foreign: tuple[str, ...]) -> tuple[str, ...]:
+    def _hesitation(self, spread: NDArray, wrong: str) -> tuple[str, ...]:
         """Doubt a film on which the edges' distributions are wider than on ordinary films.
 
         What is no upright frontal chest film (noise, a film upside down, turned, inverted or of something else)
         leaves the network undecided where an edge is, though the mean of an undecided distribution looks like a box.
         """
-        usual = (self.config.get("calibration") or {}).get("usual_spread")
-        found = float(spread[:4].mean())
-        if foreign or usual is None or found <= usual:
-            return ()
-        return (
-            f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
-            f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less "
-            f"than {usual:.1f}.",
-        )
+        usual, found = self._usual_spread, float(spread[:4].mean())
+        said = []
+        if usual is not None and found > usual:
+            said.append(
+                f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
+                f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less "
+                f"than {usual:.1f}."
+            )
+        if wrong:
+            said.append(f"The film may be {wrong}: the network is surer of it the other way round.")
+        return tuple(said)
+
+    @property
+    def _usual_spread(self) -> float | None:
+        """Mean spread, in pixels, that ordinary films stay below; None where the weights do not know."""
+        return (self.config.get("calibration") or {}).get("usual_spread")
+
+    def _misread(self, x: torch.Tensor, spread: NDArray) -> list[str]:
+        """Say for each film what may be wrong with the way it lies, by asking of what variant the network is surer.
+
+        Mirrored films have a heart in a place that is only almost impossible, so all are tried mirrored; the other
+        variants leave the network undecided, and only undecided films are tried.
+        """
+        if self._usual_spread is None:
+            return [""] * len(x)
+        asis = spread[:, :4].mean(axis=1)
+        # 1 - image, for images that are normalised.
+        inverted = (1 - 2 * self.config["mean"]) / self.config["std"] - x
+        variants = {
+            "mirrored": x.flip(3),
+            "turned by 90 degrees to the right": x.rot90(1, (2, 3)),
+            "turned by 90 degrees to the left": x.rot90(-1, (2, 3)),
+            "turned by 180 degrees": x.flip(2, 3),
+            "upside down": x.flip(2),
+            "inverted, bone dark": inverted,
+        }
+        names, sure = list(variants), np.full((len(variants), len(x)), np.inf)
+        for k, variant in enumerate(variants.values()):
+            tried = np.ones(len(x), bool) if k == 0 else asis > self._usual_spread
+            if tried.any():
+                sure[k, tried] = self._run(variant[torch.from_numpy(tried)])[1][:, :4].mean(axis=1)
+        best = sure.argmin(axis=0)
+        return [names[k] if is_surer(sure[k, i], asis[i]) else "" for i, k in enumerate(best)]
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:
         """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""
@@ -276,6 +314,11 @@ class HeartDetector:
         if hasattr(self.model, "edges"):
             return coordinates, self.model.head(features).spread.double().numpy()
         return coordinates, np.ones_like(coordinates)
+
+
+def is_surer(variant: NDArray | float, asis: NDArray | float) -> NDArray | bool:
+    """Tell whether a variant's mean spread is so much below the film's own that it is the right way round."""
+    return variant < SURER * asis
 
 
 def as_xray(source: str | Path | XRay | NDArray) -> XRay:

@@ -1,6 +1,7 @@
 """The detector: the way back to original pixels, margins, doubts, and refusals in plain words."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,3 +200,43 @@ def test_an_undecided_network_is_doubted(tmp_path, usual, doubted):
     film = np.random.default_rng(0).uniform(0, 1, (300, 300))
     warnings = HeartDetector.from_weights(tmp_path / "m.pt").detect(film).warnings
     assert any("undecided" in text for text in warnings) == doubted
+
+
+class Reader(torch.nn.Module):
+    """Stands for a network that is sure of films that are bright at the upper left only, and of no others."""
+
+    edges = None  # it has distributions
+
+    def features(self, x):
+        return x
+
+    def read(self, features):
+        return torch.tensor([[20.0, 16, 40, 40]]).repeat(len(features), 1)
+
+    def head(self, x):
+        stands_out = x[:, 0, :32, :16].mean((1, 2)) - x[:, 0].mean((1, 2))
+        return SimpleNamespace(spread=torch.where(stands_out > 1, 2.0, 9.0)[:, None].repeat(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda film: film, None),
+        (lambda film: film[:, ::-1], "mirrored"),
+        (lambda film: film[::-1, ::-1], "turned by 180 degrees"),
+        (lambda film: film[::-1], "upside down"),
+        (np.rot90, "turned by 90 degrees to the left"),
+        (lambda film: np.rot90(film, 3), "turned by 90 degrees to the right"),
+        (lambda film: 1 - film, "inverted"),
+    ],
+)
+def test_what_is_wrong_with_a_film_is_named(change, words):
+    """By the variant that the network is surer of; the usual spread is 5 pixels."""
+    calibration = {"level": 0.9, "scaled": True, "factors": [1.0] * 4, "ctr_factor": None, "usual_spread": 5.0}
+    config = {"mean": 0.3, "std": 0.5, "size": 64, "targets": ["heart"], "layout": "ctr", "calibration": calibration}
+    film = np.zeros((256, 256), np.float32)
+    film[:128, :64] = 1
+    said = " ".join(HeartDetector(Reader(), config).detect(np.ascontiguousarray(change(film))).warnings)
+    assert ("undecided" in said) == (words is not None)
+    assert ("may be" in said) == (words is not None)
+    assert words is None or f"may be {words}" in said
