@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -23,40 +22,13 @@ from doubts import evenly
 from tqdm import tqdm
 
 from heartbox import HeartDetector
-from heartbox.evidence import blurred, grad_cam, hires_cam, integrated_gradients, occlusion_map
-from heartbox.faithfulness import deletion, insertion, peak_distance, randomised, rank_agreement
+from heartbox.evidence import occlusion_map
+from heartbox.faithfulness import METHODS, measure, randomised, rank_agreement
 from heartbox.files import complete_or_absent
 from heartbox.xray import load_xray
 
 HERE = Path(__file__).resolve().parent
 SANITY_FILMS = 5
-
-
-def random_map(model: nn.Module, x: Tensor) -> Tensor:
-    """Return smooth noise that knows neither image nor network."""
-    return blurred(torch.randn(8, 1, *x.shape[-2:]), 6.0).transpose(0, 1)
-
-
-def edge_detector(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the strength of the image's gradient, which knows the image and not the network."""
-    down, right = torch.gradient(blurred(x, 2.0), dim=(2, 3))
-    return torch.hypot(down, right).repeat(1, 8, 1, 1)
-
-
-def smooth_gradients(model: nn.Module, x: Tensor) -> Tensor:
-    """Return integrated gradients, averaged over a few pixels: single pixels are noise."""
-    maps = integrated_gradients(model, x, edges=4)
-    return blurred(maps.transpose(0, 1), 3.0).transpose(0, 1)
-
-
-METHODS = {
-    "occlusion": occlusion_map,
-    "HiResCAM": hires_cam,
-    "integrated gradients": smooth_gradients,
-    "Grad-CAM, signed": grad_cam,
-    "edge detector": edge_detector,
-    "random": random_map,
-}
 
 
 def main() -> None:
@@ -76,22 +48,12 @@ def main() -> None:
             inputs.append(detector.to_tensor(xray))
     rows = {name: [] for name in METHODS}
     for x in tqdm(inputs, disable=not sys.stdout.isatty()):
-        with torch.no_grad():
-            coordinates = model(x)[0, :4]
-        occluded = occlusion_map(model, x)[:, :4]
+        occluded = occlusion_map(model, x)
         for name, method in METHODS.items():
             started = time.perf_counter()
-            maps = (method(model, x) if name != "occlusion" else occluded)[:, :4]
+            maps = occluded if name == "occlusion" else method(model, x)
             seconds = time.perf_counter() - started
-            rows[name].append(
-                [
-                    float(deletion(model, x, maps).mean()),
-                    float(insertion(model, x, maps).mean()),
-                    float(rank_agreement(maps, occluded).mean()),
-                    float(peak_distance(maps, coordinates, size).median()),
-                    seconds,
-                ]
-            )
+            rows[name].append([*measure(model, x, maps, occluded).values(), seconds])
     lines = [
         f"{len(inputs)} NIH films without a doubt, released weights; means over films and the heart's four edges, in",
         f"pixels at {size}. *Deletion*: how far an edge moves when those 0.5 to 20 % of the image are blurred that the",

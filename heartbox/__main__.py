@@ -23,7 +23,7 @@ from heartbox.collect import Source, collect  # noqa: E402
 from heartbox.detector import HeartDetector  # noqa: E402
 from heartbox.dicom_report import write_measurement_report, write_secondary_capture  # noqa: E402
 from heartbox.files import complete_or_absent  # noqa: E402
-from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row  # noqa: E402
+from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row, write_report  # noqa: E402
 from heartbox.xray import XRayError  # noqa: E402
 
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"  # beside this folder
@@ -31,13 +31,16 @@ WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/mo
 
 
 def answer(detector: HeartDetector, source: Source, wanted: dict[str, Path]) -> dict:
-    """Return one image's row, and write what is wanted of its answer: ``overlay``, ``sr``, ``sc``."""
+    """Return one image's row, and write what is wanted of its answer: ``overlay``, ``report``, ``sr``, ``sc``."""
     try:
         with source.file() as path:
             found = detector.detect(path)
             row = table_row(source.name, found)
             if "overlay" in wanted:
                 save_figure(wanted["overlay"], draw_found(found))
+            if "report" in wanted:
+                folder, name = wanted["report"].parent, wanted["report"].name
+                write_report(folder, name, found, detector.explain(found.xray))
             try:
                 if "sr" in wanted:
                     write_measurement_report(wanted["sr"], path, found)
@@ -128,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="write each answer there as pictures and JSON")
     parser.add_argument("--dicom-sr", type=Path, metavar="DIR", help="write a DICOM measurement report of each there")
     parser.add_argument("--dicom-sc", type=Path, metavar="DIR", help="write each overlay as a DICOM picture there")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if even one image could not be read")
@@ -151,6 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
             kind: folder / f"{name}{ending}"
             for kind, folder, ending in (
                 ("overlay", options.overlays, ".png"),
+                ("report", options.reports, ".json"),
                 ("sr", options.dicom_sr, ".dcm"),
                 ("sc", options.dicom_sc, ".dcm"),
             )

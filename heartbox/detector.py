@@ -19,7 +19,7 @@ from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
 from heartbox.calibration import USUAL, margins
-from heartbox.evidence import evidence_maps
+from heartbox.evidence import EXPLANATIONS
 from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
 
@@ -81,6 +81,15 @@ class Found:
         x_min, y_min, x_max, y_max = self.heart
         return float((x_max - x_min) * column_mm), float((y_max - y_min) * row_mm)
 
+    @property
+    def margins_mm(self) -> tuple[float, float, float, float] | None:
+        """Half-widths of the margins of ``x_min, y_min, x_max, y_max`` in millimetres; None where there are none."""
+        if self.heart_interval is None or self.heart_mm is None:
+            return None
+        row_mm, column_mm = self.xray.pixel_spacing
+        half = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2 * [column_mm, row_mm, column_mm, row_mm]
+        return tuple(float(one) for one in half)
+
     def summary(self) -> str:
         """Say the answer in a few plain lines."""
         if not self.has_heart:
@@ -93,6 +102,8 @@ class Found:
                 f"{name} ±{m:.0f}" for name, m in zip(("x_min", "y_min", "x_max", "y_max"), margins, strict=True)
             )
             lines.append(f"Margins ({self.level:.0%}): {named} pixels")
+            if self.margins_mm is not None:
+                lines.append("which are " + ", ".join(f"±{m:.1f}" for m in self.margins_mm) + " mm")
         if self.heart_mm is not None:
             lines.append(f"Size: {self.heart_mm[0]:.0f} mm wide, {self.heart_mm[1]:.0f} mm high")
         if self.ctr is not None:
@@ -218,27 +229,36 @@ class HeartDetector:
         warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
-    def explain(self, source: str | Path | XRay | NDArray) -> NDArray[np.float32]:
+    def explain(self, source: str | Path | XRay | NDArray, method: str = "gradients") -> NDArray[np.float32]:
         """Return one signed evidence map for each heart edge.
 
         Parameters
         ----------
         source
             As for :meth:`detect`.
+        method : {"gradients", "occlusion", "integrated gradients"}
+            ``"gradients"``: in no time, at the network's own grid (the exact class-activation map where there is one,
+            else HiResCAM). ``"occlusion"``: patch by patch blurred away, some seconds. ``"integrated gradients"``:
+            fine, some seconds. See :mod:`heartbox.evidence`; all three pass the checks of
+            :mod:`heartbox.faithfulness`.
 
         Returns
         -------
         ndarray of float32, shape (4, rows, columns)
             For ``x_min, y_min, x_max, y_max``: positive where the image pushes the edge right or down, negative
-            where it pushes it left or up. The network's coarse map, enlarged to the original image.
+            where it pushes it left or up. Enlarged to the original image.
 
         Raises
         ------
         XRayError
             As :meth:`detect`.
+        ValueError
+            If there is no such method.
         """
+        if method not in EXPLANATIONS:
+            raise ValueError(f"unknown method {method!r}: choose one of {', '.join(EXPLANATIONS)}")
         xray = as_xray(source)
-        maps = evidence_maps(self.model, self.to_tensor(xray))[0, :4].numpy()
+        maps = EXPLANATIONS[method](self.model, self.to_tensor(xray))[0, :4].numpy()
         rows, columns = xray.image.shape
         return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
 

@@ -162,19 +162,25 @@ def occlusion_map(model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14
     -------
     Tensor, shape (1, E, h, w)
         Coordinate of the image less that of the occluded one, in pixels: positive where what is there pushes the
-        edge right or down. Places are `stride` apart, the first patch's corner on the image's.
+        edge right or down. The map's places tile the image, each of `stride` pixels, and each patch is centred on
+        its place; those at the border reach out of the image.
     """
-    size = x.shape[-1]
-    starts = range(0, size - patch + 1, stride)
+    size, reach = x.shape[-1], (patch - stride) // 2
+    windows = [slice(max(place - reach, 0), place - reach + patch) for place in range(0, size, stride)]
     soft, before = blurred(x, sigma), model(x)
     rows = []
-    for top in starts:
-        batch = x.repeat(len(starts), 1, 1, 1)
-        for k, left in enumerate(starts):
-            inside = (slice(k, k + 1), slice(None), slice(top, top + patch), slice(left, left + patch))
-            batch[inside] = soft[..., top : top + patch, left : left + patch]
+    for down in windows:
+        batch = x.repeat(len(windows), 1, 1, 1)
+        for k, across in enumerate(windows):
+            batch[k, :, down, across] = soft[0, :, down, across]
         rows.append(before - model(batch))
     return torch.stack(rows).permute(2, 0, 1)[None]
+
+
+def smooth_gradients(model: nn.Module, x: Tensor, sigma: float = 3.0) -> Tensor:
+    """Return integrated gradients of the first four coordinates, averaged over a few pixels: single ones are noise."""
+    maps = integrated_gradients(model, x, edges=4)
+    return blurred(maps.transpose(0, 1), sigma).transpose(0, 1)
 
 
 def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
@@ -182,3 +188,11 @@ def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
     if getattr(model, "backbone", None) == "resnet18" and isinstance(getattr(model, "regress", None), nn.Linear):
         return class_activation_map(model, x)[0]
     return hires_cam(model, x)
+
+
+# Those that stand their checks (heartbox.faithfulness, benchmarks/explanations.md); signed Grad-CAM does not.
+EXPLANATIONS = {
+    "gradients": evidence_maps,
+    "occlusion": occlusion_map,
+    "integrated gradients": smooth_gradients,
+}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heartbox.evidence import blurred
+from heartbox.evidence import blurred, grad_cam, hires_cam, occlusion_map, smooth_gradients
 
 FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 Method = Callable[[nn.Module, Tensor], Tensor]
@@ -138,3 +138,58 @@ def sanity(method: Method, model: nn.Module, x: Tensor, edges: int = 4) -> list[
     return [
         (name, float(rank_agreement(method(other, x)[:, :edges], before).mean())) for name, other in randomised(model)
     ]
+
+
+# ---------------------------------------------------------------- methods side by side
+
+
+def random_map(model: nn.Module, x: Tensor) -> Tensor:
+    """Return smooth noise that knows neither image nor network: what any method must beat."""
+    return blurred(torch.randn(4, 1, *x.shape[-2:]), 6.0).transpose(0, 1)
+
+
+def image_edges(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the strength of the image's gradient, which knows the image and not the network."""
+    down, right = torch.gradient(blurred(x, 2.0), dim=(2, 3))
+    return torch.hypot(down, right).repeat(1, 4, 1, 1)
+
+
+METHODS: dict[str, Method] = {
+    "occlusion": occlusion_map,
+    "HiResCAM": hires_cam,
+    "integrated gradients": smooth_gradients,
+    "Grad-CAM, signed": grad_cam,
+    "edges of the image": image_edges,
+    "random": random_map,
+}
+
+
+def measure(model: nn.Module, x: Tensor, maps: Tensor, occluded: Tensor) -> dict[str, float]:
+    """Measure one method's maps of one image by all checks that need no second network.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    x : Tensor, shape (1, 1, size, size)
+        One normalised image.
+    maps : Tensor, shape (1, E, h, w)
+        Signed evidence for at least the first four coordinates.
+    occluded : Tensor, shape (1, E, h', w')
+        The occlusion map of the same image.
+
+    Returns
+    -------
+    dict
+        Means over the first four coordinates: ``deletion`` and ``insertion`` in pixels, ``occlusion`` (rank agreement
+        with that map); and the median distance ``peak`` of the strongest place from its edge, in pixels.
+    """
+    maps = maps[:, :4]
+    with torch.no_grad():
+        coordinates = model(x)[0, :4]
+    return {
+        "deletion": float(deletion(model, x, maps).mean()),
+        "insertion": float(insertion(model, x, maps).mean()),
+        "occlusion": float(rank_agreement(maps, occluded[:, :4]).mean()),
+        "peak": float(peak_distance(maps, coordinates, x.shape[-1]).median()),
+    }

@@ -6,6 +6,7 @@ Draws and writes what it is handed: knows no networks and reads no X-rays.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -258,7 +259,10 @@ def draw_reliability(held: dict[float, NDArray], names: Sequence[str], films: in
 
 
 def draw_found(found: Found) -> Figure:
-    """Draw what the detector found: heart and chest with their widths, margins as bands, the numbers beside."""
+    """Draw what the detector found: heart and chest with their widths, margins as bands, the numbers beside.
+
+    The two widths are drawn as a radiologist measures them for the ratio; the dotted midline halves the chest's.
+    """
     image = found.xray.image
     rows, columns = image.shape
     figure, (ax, text) = plt.subplots(1, 2, figsize=(11, 6), width_ratios=(3, 2))
@@ -276,6 +280,10 @@ def draw_found(found: Found) -> Figure:
     if found.thorax is not None:
         draw_box(ax, found.thorax, THORAX, dashed=True)
         _arrow(ax, found.thorax[0], found.thorax[2], min(y_max + 0.05 * rows, 0.97 * rows), THORAX, "chest")
+        middle = (found.thorax[0] + found.thorax[2]) / 2
+        ax.plot([middle, middle], found.thorax[[1, 3]], color=THORAX, linestyle=":", linewidth=1.2)
+        words = ax.text(middle, found.thorax[1], "midline", color=THORAX, ha="center", va="bottom", fontsize=8)
+        words.set_path_effects(DARK_OUTLINE)
     _mark_sides(ax, found)
     text.axis("off")
     text.text(0, 0.95, found.summary(), va="top", wrap=True, fontsize=10, linespacing=1.6)
@@ -333,6 +341,95 @@ def draw_evidence(found: Found, maps: NDArray) -> Figure:
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.04, aspect=60)
     bar.set_ticks([-1, 0, 1], labels=["pushes left or up", "nothing", "pushes right or down"])
     return figure
+
+
+def draw_attention(found: Found, attention: NDArray) -> Figure:
+    """Draw where along each edge the edges head looks: rows for the left and the right edge, columns for the others.
+
+    Parameters
+    ----------
+    found : Found
+        What the detector found.
+    attention : ndarray, shape (4, h, w)
+        Of :class:`heartbox.networks.Edges`, for the heart's edges.
+    """
+    image = found.xray.image
+    rows, columns = image.shape
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.5), layout="compressed")
+    for edge, ax in enumerate(axes):
+        show_xray(ax, image, f"{EDGES[edge]}: {'rows' if edge % 2 == 0 else 'columns'} that count")
+        # Each column (or row) of the map adds up to 1, whether the edge is there or not, so 1 is not a colour's end.
+        strength = attention[edge] / attention[edge].max()
+        ax.imshow(strength, cmap="inferno", alpha=0.65 * np.sqrt(strength), extent=(0, columns, rows, 0))
+        line = ax.axvline if edge % 2 == 0 else ax.axhline
+        line(found.heart[edge], color=PREDICTION, linewidth=1.5)
+    return figure
+
+
+def as_json(name: str, found: Found) -> dict:
+    """Return an answer as plain values for a JSON file: what :func:`table_row` has, and what it was measured with.
+
+    Nothing of the patient is in it.
+
+    Parameters
+    ----------
+    name : str
+        What to call the image.
+    found : Found
+        What the detector found.
+    """
+    row = table_row(name, found)
+    del row["error"]
+    low_high = None if found.heart_interval is None else found.heart_interval.tolist()
+    return {
+        "file": row["file"],
+        "rows": row["rows"],
+        "columns": row["columns"],
+        "view": row["view"],
+        "heart": dict(zip(EDGES, found.heart.tolist(), strict=True)) if found.has_heart else None,
+        "heart_interval": dict(zip(EDGES, low_high, strict=True)) if low_high else None,
+        "thorax": None if found.thorax is None else dict(zip(EDGES, found.thorax.tolist(), strict=True)),
+        "cardiothoracic_ratio": found.ctr,
+        "cardiothoracic_ratio_interval": found.ctr_interval,
+        "interval_level": found.level,
+        "heart_width_mm": row["heart_width_mm"],
+        "heart_height_mm": row["heart_height_mm"],
+        "heart_margins_mm": found.margins_mm,
+        "doubts": list(found.warnings),
+        "notes": list(found.notes),
+        "unit": "boxes and intervals in pixels of the original image, x to the right and y down",
+        "purpose": "teaching and research; not a medical device",
+    }
+
+
+def write_report(folder: str | Path, name: str, found: Found, maps: NDArray | None = None) -> list[Path]:
+    """Write the answer for one X-ray as a picture and as JSON; where there are maps, their picture too.
+
+    Parameters
+    ----------
+    folder : path
+        Where to; ``<stem of name>.png``, ``.json`` and ``-why.png`` are written there.
+    name : str
+        What to call the image.
+    found : Found
+        What the detector found.
+    maps : ndarray, shape (4, rows, columns), optional
+        As :meth:`heartbox.detector.HeartDetector.explain` returns them.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    folder, stem = Path(folder), Path(name).stem
+    written = [folder / f"{stem}.png", folder / f"{stem}.json"]
+    save_figure(written[0], draw_found(found))
+    with complete_or_absent(written[1]) as part:
+        part.write_text(json.dumps(as_json(name, found), indent=2) + "\n", encoding="utf-8")
+    if maps is not None:
+        written.append(folder / f"{stem}-why.png")
+        save_figure(written[2], draw_evidence(found, maps))
+    return written
 
 
 def table_row(name: str, found: Found | None, error: str = "") -> dict:

@@ -1,5 +1,6 @@
 """python -m heartbox: a row an image, errors in their rows, nothing half-written."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -132,3 +133,38 @@ def test_without_a_csv_the_answer_is_printed(weights, films, capsys):
 def test_numbers_look_alike_with_and_without_errors(weights, films, tmp_path):
     main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")])
     assert ",128,128," in (tmp_path / "t.csv").read_text()
+
+
+def test_reports(weights, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "jane doe.png"), rng.integers(0, 255, (128, 160), dtype=np.uint8))
+    assert main([str(tmp_path / "jane doe.png"), "--weights", str(weights), "--reports", str(tmp_path / "out")]) == 0
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["00001-jane doe-why.png", "00001-jane doe.json", "00001-jane doe.png"]
+    answer = json.loads((tmp_path / "out" / "00001-jane doe.json").read_text())
+    assert answer["heart"] == pytest.approx({"x_min": 50, "y_min": 32, "x_max": 100, "y_max": 80})
+    assert answer["heart_interval"]["x_min"] == pytest.approx([45, 55])
+    assert (answer["rows"], answer["columns"]) == (128, 160)
+    assert answer["cardiothoracic_ratio"] == pytest.approx(0.5)
+    assert answer["interval_level"] == 0.9
+    assert answer["heart_margins_mm"] is None  # a picture has no millimetres
+    assert answer["doubts"] and answer["notes"]
+
+
+def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
+    """A row for each, the errors in theirs, and the rest unharmed."""
+    rng, folder = np.random.default_rng(0), tmp_path / "films"
+    folder.mkdir()
+    ok, film = cv2.imencode(".png", rng.integers(0, 255, (64, 64), dtype=np.uint8))
+    for i in range(500):
+        bad = i % 10 == 3
+        data = film.tobytes()[: 40 * (i // 10)] if bad else film.tobytes()
+        (folder / f"film-{i:03d}.png").write_bytes(data)
+    assert main([str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert len(table) == 500
+    assert table["error"].notna().to_numpy().nonzero()[0].tolist() == list(range(3, 500, 10))
+    assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
+    assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
+    assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
+    assert "500 images, 450 answered, 50 could not be read" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from heartbox.detector import PHANTOM_MAKER, HeartDetector, as_xray, doubts
+from heartbox.evidence import EXPLANATIONS
 from heartbox.networks import build_model
 from heartbox.phantom import write_phantoms
 from heartbox.weights import save_weights
@@ -30,10 +31,16 @@ def test_answer_is_in_original_pixels(weights):
     assert "Cardiothoracic ratio: 0.50 (0.50 to 0.50)" in found.summary()
 
 
-def test_maps_have_the_shape_of_the_image(weights):
-    maps = HeartDetector.from_weights(weights).explain(np.full((60, 90), 0.5))
+@pytest.mark.parametrize("method", list(EXPLANATIONS))
+def test_maps_have_the_shape_of_the_image(weights, method):
+    maps = HeartDetector.from_weights(weights).explain(np.full((60, 90), 0.5), method)
     assert maps.shape == (4, 60, 90)
-    assert np.abs(maps).max() < 1e-6  # its answer does not depend on the image: no evidence anywhere
+    assert np.abs(maps).max() < 1e-5  # its answer does not depend on the image: no evidence anywhere
+
+
+def test_an_unknown_method_of_explaining_is_refused(weights):
+    with pytest.raises(ValueError, match="unknown method 'grad-cam': choose one of gradients, occlusion"):
+        HeartDetector.from_weights(weights).explain(np.full((60, 90), 0.5), "grad-cam")
 
 
 def test_one_grey_is_doubted(weights):

@@ -5,7 +5,17 @@ import torch
 from torch import nn
 
 from heartbox.evidence import blurred, class_activation_map, grad_cam, hires_cam, integrated_gradients, occlusion_map
-from heartbox.faithfulness import deletion, insertion, peak_distance, randomised, rank_agreement, sanity
+from heartbox.faithfulness import (
+    METHODS,
+    deletion,
+    insertion,
+    measure,
+    peak_distance,
+    random_map,
+    randomised,
+    rank_agreement,
+    sanity,
+)
 from heartbox.networks import build_model
 
 SIZE = 96
@@ -139,3 +149,22 @@ def test_a_map_that_does_not_look_at_the_network_fails_the_sanity_check():
     picture = sanity(lambda _, image: image.abs().repeat(1, 4, 1, 1), model, x)
     assert picture[-1][1] == pytest.approx(1.0)
     assert sanity(hires_cam, model, x)[-1][1] < 0.6
+
+
+def test_measures_tell_a_true_map_from_noise(looker, spots):
+    occluded = occlusion_map(looker, spots, patch=14, stride=14)
+    true, noise = (measure(looker, spots, maps, occluded) for maps in (occluded, random_map(looker, spots)))
+    assert list(true) == ["deletion", "insertion", "occlusion", "peak"]
+    assert true["deletion"] > 1.5 * noise["deletion"]
+    assert true["insertion"] < noise["insertion"]
+    assert true["occlusion"] == pytest.approx(1)
+    assert abs(noise["occlusion"]) < 0.5
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_gives_four_finite_maps(name):
+    torch.manual_seed(0)
+    model = build_model("resnet18", "edges", size=64).eval()
+    maps = METHODS[name](model, torch.randn(1, 1, 64, 64))
+    assert maps.shape[:2] == (1, 4)
+    assert maps.isfinite().all() and maps.std() > 0
