@@ -44,6 +44,7 @@ MAX_INFLATED_BYTES = 2**27  # deflate packs up to 1000 : 1, so its result is bou
 MAX_HEADER_BYTES = 6 * 2**20  # before the pixels; overlays of a large film take some of it
 MAX_ELEMENTS = 20_000
 PIXEL_DATA = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")  # the element's tag, either byte order
+CHILD = 16  # years; the ratio of a heart to its chest falls with age, and the films at hand are of adults
 RADIOGRAPHY = ("", "CR", "DX", "DR", "RG", "OT", "SC")  # Modality values under which plain films are filed
 
 
@@ -466,6 +467,9 @@ def _describe(header: Dataset, notes: list[str]) -> None:
     """Add notes on what a radiographer would check first."""
     if text(header, "PresentationIntentType") == "FOR PROCESSING":
         notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
+    age = re.fullmatch(r"(\d{3})([DWMY])", text(header, "PatientAge"))  # PS3.5 6.2, value representation AS
+    if age and (age[2] != "Y" or int(age[1]) < CHILD):
+        notes.append(f"The patient is a child (Patient Age {age[0]}): hearts and ratios of children are others.")
 
 
 def _orientation(header: Dataset) -> str:

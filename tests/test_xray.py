@@ -380,6 +380,18 @@ def test_doubtful_kinds_are_noted(load):
     assert load(make(RAMP, Modality="CT")).modality == "CT"
 
 
+@pytest.mark.parametrize(
+    ("age", "child"), [("004Y", True), ("015Y", True), ("016Y", False), ("011M", True), ("", False), ("old", False)]
+)
+def test_a_child_is_noted(load, age, child):
+    ds = make(RAMP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom does not like "old" either
+        ds.PatientAge = age
+        notes = load(ds).notes
+    assert any("child" in note for note in notes) == child
+
+
 def test_orientation_and_maker(load):
     film = load(make(RAMP, PatientOrientation=["R", "F"], Manufacturer="Maker"))
     assert (film.orientation, film.manufacturer) == ("R\\F", "Maker")
