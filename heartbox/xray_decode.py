@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class XRayError(ValueError):
     """A file that cannot be read as an X-ray; the message names the file, what is wrong and what to do."""
 
 
+# A process has one standard error, so one thread at a time listens to it.
+_LISTENING = threading.Lock()
+
+
 @contextlib.contextmanager
 def decoder_complaints() -> Iterator[list[str]]:
     """Catch what decoders written in C print on standard error, where Python cannot see it.
@@ -48,6 +53,11 @@ def decoder_complaints() -> Iterator[list[str]]:
         The lines about damage, filled in when the block is left. All others are dropped: remarks on colour profiles
         and the like.
     """
+    with _LISTENING:
+        yield from _listen()
+
+
+def _listen() -> Iterator[list[str]]:
     lines: list[str] = []
     try:
         sys.stderr.flush()

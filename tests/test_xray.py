@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -646,6 +647,28 @@ def test_reading_is_silent(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True
     )
     assert run.stdout == run.stderr == ""
+
+
+def test_reading_in_threads_gives_standard_error_back(tmp_path, capfd):
+    paths = []
+    for i in range(40):
+        paths.append(tmp_path / f"{i}.dcm")
+        (jpeg_film(lambda frame: frame[:500] + b"\xff\xd9")[0] if i % 2 else make(RAMP)).save_as(
+            paths[-1], enforce_file_format=True
+        )
+
+    def read(path):
+        try:
+            return load_xray(path).image.shape
+        except XRayError as error:
+            return "damaged" in str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(read, paths))
+    assert answers == [RAMP.shape, True] * 20
+    assert capfd.readouterr().err == ""
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
 
 
 # --------------------------------------------------------------------------------------------- pictures
