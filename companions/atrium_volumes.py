@@ -69,7 +69,7 @@ class Subject:
 # ---------------------------------------------------------------- reading one file
 
 
-def read_nifti(path: str | Path) -> tuple[NDArray, tuple[float, float, float], nib.Nifti1Image]:
+def read_nifti(path: str | Path) -> tuple[NDArray, tuple[float, float, float], tuple[str, ...], NDArray]:
     """Read a NIfTI volume and turn it so that its axes point right, anterior and superior (RAS+), by its header.
 
     Parameters
@@ -79,9 +79,14 @@ def read_nifti(path: str | Path) -> tuple[NDArray, tuple[float, float, float], n
 
     Returns
     -------
-    tuple
-        The voxels as (slices, rows, columns), which are the third, first and second axis of the turned volume;
-        the spacing in mm in the same order; and the image as it was stored.
+    voxels : ndarray
+        As (slices, rows, columns), which are the third, first and second axis of the turned volume.
+    spacing : tuple of float
+        Millimetres between them, in the same order.
+    axes : tuple of str
+        What the axes pointed to as they were stored.
+    corners : ndarray, shape (2, 3)
+        Where in the scanner, in mm, the turned volume begins and ends.
 
     Raises
     ------
@@ -98,7 +103,8 @@ def read_nifti(path: str | Path) -> tuple[NDArray, tuple[float, float, float], n
     if voxels.ndim != 3:
         raise VolumeError(f"holds an array of shape {voxels.shape}; one volume of three axes is wanted")
     x, y, z = (float(side) for side in nib.affines.voxel_sizes(turned.affine))
-    return voxels.transpose(2, 0, 1), (z, x, y), stored
+    corners = nib.affines.apply_affine(turned.affine, [[0, 0, 0], voxels.shape])
+    return voxels.transpose(2, 0, 1), (z, x, y), nib.aff2axcodes(stored.affine), corners
 
 
 def read_pair(image_path: Path, label_path: Path) -> Subject:
@@ -109,21 +115,16 @@ def read_pair(image_path: Path, label_path: Path) -> Subject:
     VolumeError
         If one is damaged, or they differ in shape or place, or either holds nothing to learn from.
     """
-    image, spacing, stored = read_nifti(image_path)
+    image, spacing, axes, corners = read_nifti(image_path)
     try:
-        label, label_spacing, stored_label = read_nifti(label_path)
+        label, _, _, label_corners = read_nifti(label_path)
     except VolumeError as error:
         raise VolumeError(f"its label {error}") from error
-    if label.shape == image.shape:
-        corners = nib.affines.apply_affine(nib.as_closest_canonical(stored).affine, [[0, 0, 0], image.shape])
-        label_corners = nib.affines.apply_affine(
-            nib.as_closest_canonical(stored_label).affine, [[0, 0, 0], label.shape]
-        )
-        away = float(np.abs(corners - label_corners).max())
-        # Half a voxel: more, and the mask would lie beside the atrium.
-        if away > 0.5 * min(spacing) or not np.allclose(spacing, label_spacing, rtol=0.01):
-            raise VolumeError(f"image and label lie up to {away:.1f} mm apart by their headers: one of them is wrong")
-    return prepare(_name(image_path), image, label, spacing, nib.aff2axcodes(stored.affine))
+    away = float(np.abs(corners - label_corners).max())
+    # Half a voxel: more, and the mask would lie beside the atrium. Of other shapes `prepare` tells.
+    if label.shape == image.shape and away > 0.5 * min(spacing):
+        raise VolumeError(f"image and label lie up to {away:.1f} mm apart by their headers: one of them is wrong")
+    return prepare(_name(image_path), image, label, spacing, axes)
 
 
 def read_npz(path: Path) -> Subject:
