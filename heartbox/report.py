@@ -184,10 +184,25 @@ class TrainingFilm:
                 frames.append(Image.open(io.BytesIO(frame.read_bytes())).convert("P", palette=Image.Palette.ADAPTIVE))
         if not frames:
             raise FileNotFoundError(f"{self.folder}: no frames to join; train with this film as on_epoch first")
-        durations = [milliseconds] * (len(frames) - 1) + [2500]
-        with complete_or_absent(path) as part:
-            frames[0].save(part, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-        return Path(path)
+        return save_gif(path, frames, milliseconds, last=2500)
+
+
+def save_gif(path: str | Path, frames: Sequence[Image.Image], milliseconds: int = 250, last: int = 0) -> Path:
+    """Join pictures of one size into a gif that runs for ever, complete or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Of the gif.
+    frames : sequence of PIL images
+        At least one.
+    milliseconds, last : int
+        How long each is shown, and the last one where that is to differ.
+    """
+    durations = [milliseconds] * (len(frames) - 1) + [last or milliseconds]
+    with complete_or_absent(path) as part:
+        frames[0].save(part, save_all=True, append_images=list(frames[1:]), duration=durations, loop=0)
+    return Path(path)
 
 
 def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, probabilities: NDArray) -> Figure:
