@@ -112,7 +112,7 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
     right.axhline(np.mean(targets), color="grey", linestyle=":")
     if point is not None:
         recall, specificity, precision = point
-        left.plot(1 - specificity, recall, "o", color="black", label="at its threshold")
+        left.plot(1 - specificity, recall, "o", color="black", label="the first at its threshold")
         right.plot(recall, precision, "o", color="black")
     left.set(xlabel="false alarms among those without", ylabel="recall", title="ROC, with area", aspect="equal")
     right.set(xlabel="recall", ylabel="precision", title="precision and recall, with average precision", ylim=(0, 1.03))

@@ -93,7 +93,7 @@ def write_sample(
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the embedded sample, unless it is there already.
+    """Write the embedded sample, unless as many films of it or more are there already.
 
     Parameters
     ----------
@@ -122,10 +122,12 @@ def write_sample(
     folder = Path(folder)
     about = {"films": count, "seed": seed, "size": size, "version": 1}
     mark = folder / SAMPLE_MARK
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == about:
-        return folder
+    if mark.is_file():
+        there = json.loads(mark.read_text(encoding="utf-8"))
+        if there["films"] >= count and there | {"films": count} == about:
+            return folder
     mark.unlink(missing_ok=True)
-    for stale in (folder / RSNA_IMAGES).glob("phantom-*.dcm"):  # of a sample of another size
+    for stale in (folder / RSNA_IMAGES).glob("phantom-*.dcm"):  # of another sample
         stale.unlink()
     jobs = [(folder, seed, index, size) for index in range(count)]
     rows = [row for rows in parallel_map(_write_film, jobs, "Phantoms", processes=processes, progress=progress)

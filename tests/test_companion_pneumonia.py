@@ -395,8 +395,10 @@ def test_the_sample_is_rsna_in_form_and_the_same_each_time(tmp_path):
     stamp = films[0].path.stat().st_mtime_ns
     write_sample(folder, count=6, size=64, processes=1, progress=False)
     assert films[0].path.stat().st_mtime_ns == stamp
-    write_sample(folder, count=5, size=64, processes=1, progress=False)
-    assert len(list((folder / pneumonia_films.RSNA_IMAGES).iterdir())) == 5
+    write_sample(folder, count=5, size=64, processes=1, progress=False)  # fewer are asked for than there are
+    assert films[0].path.stat().st_mtime_ns == stamp
+    write_sample(folder, count=2, seed=1, size=64, processes=1, progress=False)
+    assert len(list((folder / pneumonia_films.RSNA_IMAGES).iterdir())) == 2
 
 
 def test_an_opacity_brightens_its_box_and_little_else(tmp_path):
