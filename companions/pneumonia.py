@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from cardiac_dataset import augment_image, make_augmentation
+from companions.pneumonia_measures import auroc, average_precision
 from companions.pneumonia_prepared import Prepared, pixel_statistics
 from heartbox.files import complete_or_absent
 from heartbox.measuring import predict
@@ -218,8 +218,8 @@ class PneumoniaTask(Task):
         loss = self._loss(torch.from_numpy(logits), torch.from_numpy(val.targets.astype(np.float64)))
         figures = {
             "val_loss": float(loss),
-            "val_auroc": round(float(roc_auc_score(val.targets, logits)), 4),
-            "val_precision": round(float(average_precision_score(val.targets, logits)), 4),
+            "val_auroc": round(auroc(val.targets, logits), 4),
+            "val_precision": round(average_precision(val.targets, logits), 4),
         }
         return logits, figures
 
