@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from cardiac_dataset import augment_image, make_augmentation
-from companions.pneumonia_measures import auroc, average_precision
+from companions.pneumonia_measures import auroc, average_precision, fit_logistic
 from companions.pneumonia_prepared import Prepared, pixel_statistics
 from heartbox.files import complete_or_absent
 from heartbox.measuring import predict
@@ -121,6 +121,30 @@ def build_classifier(size: int = 224, start: str | Path = "", pretrained: bool =
     return model
 
 
+@torch.no_grad()
+def fit_last_layer(model: RegressionNet, films: FilmDataset, batch_size: int = 32) -> None:
+    """Set the last layer by logistic regression on what the trunk, as it is, says of the training films.
+
+    A last layer of random weights would, in the first steps, tear down what a trunk has learnt elsewhere. One that
+    fits already does not (Kumar et al. 2022, linear probing before fine-tuning), and is an answer of its own.
+
+    Parameters
+    ----------
+    model : RegressionNet
+        From :func:`build_classifier`, with a trunk that knows something; changed in place.
+    films : FilmDataset
+        The training films, not augmented.
+    batch_size : int
+        How many are looked at together.
+    """
+    model.eval()
+    pooled = [model.features(x).mean(dim=(2, 3)) for x, _ in DataLoader(films, batch_size)]
+    scaler, logistic = (step for _, step in fit_logistic(torch.cat(pooled).numpy(), films.targets).steps)
+    weight = logistic.coef_[0] / scaler.scale_  # the standardisation becomes part of the layer
+    model.regress.weight.copy_(torch.from_numpy(weight)[None])
+    model.regress.bias.fill_(float(logistic.intercept_[0] - weight @ scaler.mean_))
+
+
 def save_classifier(path: str | Path, model: RegressionNet, statistics: tuple[float, float], **notes) -> None:
     """Save a classifier as a plain state dict beside what it needs to be used; `notes` are of plain types."""
     config = {"size": model.size, "mean": statistics[0], "std": statistics[1], **notes}
@@ -169,8 +193,10 @@ class Recipe(Schedule):
 RECIPES = {
     # As the exercise is taught on RSNA's 24,000 films: hours on a CPU, minutes on a GPU.
     "published": Recipe(epochs=30, batch_size=64, learning_rate=1e-4, weight_decay=0.0, one_cycle=False),
-    # For hundreds of films, where 30 epochs at that rate are too few steps to learn anything.
-    "short": Recipe(epochs=10, batch_size=16, learning_rate=1e-3, small_size=112, small_share=0.7),
+    # For hundreds of films, where 30 epochs at that rate are too few steps to learn anything from nothing.
+    "few films": Recipe(epochs=10, batch_size=16, learning_rate=1e-3, small_size=112, small_share=0.7),
+    # For hundreds of films and a trunk that knows chest films already: it is only adapted.
+    "fine-tuning": Recipe(epochs=5, batch_size=16, learning_rate=3e-4),
 }
 
 

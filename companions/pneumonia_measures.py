@@ -16,7 +16,8 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 # ---------------------------------------------------------------- figures without a threshold
@@ -201,8 +202,33 @@ def fit_thumbnails(small: NDArray, targets: NDArray, asked: NDArray) -> NDArray[
 
     What can be told from 64 greys is how a film was taken: distance, view, exposure, how the patient sits in it.
     """
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=5000))
-    return model.fit(small, targets).decision_function(asked)
+    return fit_logistic(small, targets).decision_function(asked)
+
+
+def fit_logistic(features: NDArray, targets: NDArray) -> Pipeline:
+    """Fit a logistic regression on standardised features, both answers weighing the same.
+
+    Its penalty is chosen by cross-validation among the films it is given (five parts, or as many as there are films
+    of the rarer answer).
+
+    Parameters
+    ----------
+    features : ndarray, shape (N, F)
+        Of the training films.
+    targets : ndarray, shape (N,)
+        Their labels.
+
+    Returns
+    -------
+    Pipeline
+        scikit-learn's, of a ``StandardScaler`` and a ``LogisticRegression``.
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=5000))
+    parts = min(5, int((targets == 1).sum()), int((targets == 0).sum()))
+    if parts > 1:
+        penalties = {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]}
+        model = GridSearchCV(model, penalties, scoring="roc_auc", cv=parts).fit(features, targets).best_estimator_
+    return model.fit(features, targets)
 
 
 # ---------------------------------------------------------------- where the evidence lies

@@ -64,7 +64,7 @@ class Opacities:
         cloud = cv2.resize(rng.standard_normal((cells, cells), dtype=np.float32), (size, size))
         edge = cv2.GaussianBlur(lung.astype(np.float32), (0, 0), 3 / spacing)
         share = np.clip(1.25 - distance + 0.22 * cloud, 0, 1) * edge * (distance < 1.6)
-        return np.float32((MU_SOFT - MU_LUNG) * rng.uniform(40, 90)) * share  # mm of lung without air
+        return np.float32((MU_SOFT - MU_LUNG) * rng.uniform(50, 100)) * share  # mm of lung without air
 
 
 def _write_film(job: tuple[Path, int, int, int]) -> list[dict]:
@@ -87,7 +87,7 @@ def _write_film(job: tuple[Path, int, int, int]) -> list[dict]:
 
 def write_sample(
     folder: str | Path,
-    count: int = 320,
+    count: int = 300,
     seed: int = 0,
     size: int = 256,
     processes: int | None = None,

@@ -570,7 +570,7 @@ def test_the_first_epochs_see_small_films():
             seen.append(x.shape[-1])
             return x.mean(dim=(1, 2, 3))[:, None]
 
-    recipe = dataclasses.replace(pneumonia.RECIPES["short"], epochs=10, small_size=32, small_share=0.7)
+    recipe = dataclasses.replace(pneumonia.RECIPES["few films"], epochs=10, small_size=32, small_share=0.7)
     task = pneumonia.PneumoniaTask(recipe, 1.0)
     for epoch in (1, 7, 8):
         task.loss(Watch(), (torch.zeros(2, 1, 64, 64), torch.zeros(2)), epoch, torch.device("cpu"))
