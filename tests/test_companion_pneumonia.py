@@ -601,6 +601,33 @@ def test_it_learns_what_can_be_learnt_and_is_saved(nih, tmp_path):
     assert pneumonia.predict_logits(again, held) == pytest.approx(pneumonia.predict_logits(model, held), abs=1e-4)
 
 
+def test_the_last_layer_alone(tmp_path):
+    """On a trunk that is left as it is, it is the logistic regression: the same logits, standardisation included."""
+
+    class Films(torch.utils.data.Dataset):
+        targets = np.array([0, 1] * 20, dtype=np.float32)
+        x = torch.randn(40, 1, 64, 64, generator=torch.Generator().manual_seed(0)) + torch.tensor(targets).view(
+            -1, 1, 1, 1
+        )
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return self.x[index], self.targets[index]
+
+    torch.manual_seed(0)
+    model, films = pneumonia.build_classifier(64).eval(), Films()
+    before = model.features[0].weight.clone()
+    pneumonia.fit_last_layer(model, films)
+    assert torch.equal(model.features[0].weight, before)
+    with torch.no_grad():
+        pooled = model.features(films.x).mean(dim=(2, 3)).numpy()
+    expected = pneumonia_measures.fit_logistic(pooled, films.targets).decision_function(pooled)
+    assert pneumonia.predict_logits(model, films) == pytest.approx(expected, abs=1e-3)
+    assert pneumonia_measures.auroc(films.targets, expected) > 0.95
+
+
 @pytest.mark.parametrize("head", ["edges", "regression"])
 def test_it_can_start_from_the_trunk_of_a_heart_network(tmp_path, head):
     from heartbox.networks import build_model
@@ -683,6 +710,7 @@ def copy_companion(folder) -> None:
         (folder / "companions" / path.name).write_bytes(path.read_bytes())
 
 
+@pytest.mark.slow
 def test_the_notebook_on_the_sample(tmp_path):
     run, text = run_notebook(tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -693,6 +721,7 @@ def test_the_notebook_on_the_sample(tmp_path):
     assert {"view position", "8 x 8 thumbnail"} <= set(metrics["shortcuts"])
 
 
+@pytest.mark.slow
 def test_the_notebook_on_nih_films(tmp_path, real_data):
     run, text = run_notebook(tmp_path, CARDIAC_DATA=str(real_data / "nih"), CARDIAC_ARTIFACTS=str(tmp_path / "out"))
     assert run.returncode == 0, run.stderr[-3000:]
@@ -701,6 +730,7 @@ def test_the_notebook_on_nih_films(tmp_path, real_data):
     assert not (tmp_path / "project/data").exists()
 
 
+@pytest.mark.slow
 def test_the_notebook_refuses_a_wrong_folder(tmp_path):
     run, _ = run_notebook(tmp_path, CARDIAC_DATA=str(tmp_path))
     assert run.returncode != 0
