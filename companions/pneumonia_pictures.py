@@ -67,7 +67,7 @@ def page_of_films(
         for box in boxes[i]:
             draw_box(ax, box, LABEL)
     if maps is not None and len(maps):
-        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, aspect=60)
+        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.8)
         bar.set_ticks([-1, 0, 1], labels=["against pneumonia", "nothing", "for pneumonia"])
     return figure
 
