@@ -67,8 +67,9 @@ def recipe_of(row: str, layout: str) -> Recipe:
     """Return how a row is trained: from nothing, or from the trunk of the network that finds hearts."""
     if row == "from scratch":
         return RECIPES["published" if layout == "rsna" else "few films"]
-    recipe = dataclasses.replace(RECIPES["fine-tuning"], start=str(HEART))
-    return dataclasses.replace(recipe, epochs=0) if row == "last layer alone" else recipe
+    if row == "last layer alone":
+        return Recipe(epochs=0, start=str(HEART))
+    return dataclasses.replace(RECIPES["fine-tuning"], start=str(HEART))
 
 
 def make_parts(prepared: Prepared, folds: int) -> np.ndarray:
@@ -195,11 +196,9 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
     scores |= shortcuts(prepared, parts)
     small = scores["8 x 8 thumbnail"][asked]
     nih = prepared.stats["layout"] == "nih"
-    how = (
-        f"{len(np.unique(parts))} folds by patient, out of fold"
-        if nih
-        else "24,000 to train on and 2,684 held out, by patient"
-    )
+    how = f"{len(np.unique(parts))} folds by patient, out of fold"
+    if not nih:
+        how = f"{len(prepared.rows('train'))} others to train on, split by patient"
     lines = [
         f"{prepared.stats['layout'].upper()} films: {len(asked)} answered, {targets.sum()} with pneumonia, "
         f"{len(np.unique(patients))} patients; {how}; {prepared.stats['size']} px; seed {SEED}; one training each and "

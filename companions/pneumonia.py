@@ -196,7 +196,7 @@ RECIPES = {
     # For hundreds of films, where 30 epochs at that rate are too few steps to learn anything from nothing.
     "few films": Recipe(epochs=10, batch_size=16, learning_rate=1e-3, small_size=112, small_share=0.7),
     # For hundreds of films and a trunk that knows chest films already: it is only adapted.
-    "fine-tuning": Recipe(epochs=5, batch_size=16, learning_rate=3e-4),
+    "fine-tuning": Recipe(epochs=3, batch_size=8, learning_rate=2e-4, small_size=160, small_share=0.7),
 }
 
 

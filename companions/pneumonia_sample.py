@@ -87,7 +87,7 @@ def _write_film(job: tuple[Path, int, int, int]) -> list[dict]:
 
 def write_sample(
     folder: str | Path,
-    count: int = 300,
+    count: int = 240,
     seed: int = 0,
     size: int = 256,
     processes: int | None = None,
