@@ -40,6 +40,7 @@ from companions.pneumonia_measures import (  # noqa: E402
     brier_skill,
     call_figures,
     chance_shares,
+    complete_maps,
     cross_fitted_calls,
     evidence_share,
     fit_thumbnails,
@@ -162,11 +163,12 @@ def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
 
 def evidence_lines(prepared: Prepared, answers: dict[str, np.ndarray]) -> list[str]:
     """Say how much of the evidence lies in the boxes, beside chance."""
-    rows = answers["boxed"]
-    cells = answers["maps"].shape[-1]
+    rows, logit_of = answers["boxed"], dict(zip(answers["rows"], answers["logits"], strict=True))
+    maps = complete_maps(answers["maps"], np.array([logit_of[row] for row in rows]))
+    cells = maps.shape[-1]
     coverage = np.stack([box_coverage(prepared.boxes_of(row), prepared.stats["size"], cells) for row in rows])
-    share = np.array([evidence_share(one, inside) for one, inside in zip(answers["maps"], coverage, strict=True)])
-    shuffled, others = chance_shares(answers["maps"], coverage, SEED)
+    share = np.array([evidence_share(one, inside) for one, inside in zip(maps, coverage, strict=True)])
+    shuffled, others = chance_shares(maps, coverage, SEED)
     known = np.isfinite(share) & np.isfinite(others)
     patients = prepared.labels["patient"].to_numpy()[rows][known]
     area = coverage.mean(axis=(1, 2))

@@ -253,6 +253,23 @@ def box_coverage(boxes: NDArray, size: int, cells: int) -> NDArray[np.float64]:
     return inside.reshape(cells, 16, cells, 16).mean(axis=(1, 3))
 
 
+def complete_maps(maps: NDArray, logits: NDArray) -> NDArray[np.float64]:
+    """Share what maps lack to their logit, the bias of the last layer, evenly among their places.
+
+    Then a map sums to the logit with nothing left over, and its sign says what a place does to the answer: without
+    the bias, a network that needs +60 to come to a decision seems to find something against it everywhere.
+
+    Parameters
+    ----------
+    maps : ndarray, shape (N, h, w)
+        Class-activation maps, see :func:`heartbox.evidence.class_activation_map`.
+    logits : ndarray, shape (N,)
+        The answers.
+    """
+    maps = np.asarray(maps, dtype=np.float64)
+    return maps + ((logits - maps.sum(axis=(1, 2))) / maps[0].size)[:, None, None]
+
+
 def evidence_share(evidence: NDArray, coverage: NDArray) -> float:
     """Return which share of the evidence for pneumonia, the positive part of a map, lies inside the boxes.
 

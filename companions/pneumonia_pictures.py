@@ -67,8 +67,8 @@ def page_of_films(
         for box in boxes[i]:
             draw_box(ax, box, LABEL)
     if maps is not None and len(maps):
-        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.8)
-        bar.set_ticks([-1, 0, 1], labels=["against pneumonia", "nothing", "for pneumonia"])
+        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.6)
+        bar.set_ticks([-1, 0, 1], labels=["against", "0", "for pneumonia"])
     return figure
 
 

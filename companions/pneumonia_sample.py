@@ -57,14 +57,14 @@ class Opacities:
         y, x = np.nonzero(lung)
         low = np.flatnonzero(y > np.quantile(y, 0.3))  # seldom at the very top
         centre = low[rng.integers(len(low))]
-        across, down = rng.uniform(26, 48) / spacing, rng.uniform(36, 68) / spacing  # radii in mm
+        across, down = rng.uniform(32, 55) / spacing, rng.uniform(44, 78) / spacing  # radii in mm
         grid = np.arange(size, dtype=np.float32)
         distance = np.hypot((grid - x[centre]) / across, ((grid - y[centre]) / down)[:, None])
         cells = max(2, round(size * spacing / 14))  # a grain of some 14 mm
         cloud = cv2.resize(rng.standard_normal((cells, cells), dtype=np.float32), (size, size))
         edge = cv2.GaussianBlur(lung.astype(np.float32), (0, 0), 3 / spacing)
         share = np.clip(1.25 - distance + 0.22 * cloud, 0, 1) * edge * (distance < 1.6)
-        return np.float32((MU_SOFT - MU_LUNG) * rng.uniform(50, 100)) * share  # mm of lung without air
+        return np.float32((MU_SOFT - MU_LUNG) * rng.uniform(80, 140)) * share  # mm of lung without air
 
 
 def _write_film(job: tuple[Path, int, int, int]) -> list[dict]:

@@ -525,6 +525,9 @@ def test_the_map_sums_to_the_logit():
     assert maps.shape == (3, 1, 2, 2)
     assert torch.allclose(maps.sum(dim=(2, 3)) + bias, logits, atol=1e-5)
     assert maps.min() < 0 < maps.max()
+    whole = pneumonia_measures.complete_maps(maps[:, 0].numpy(), logits[:, 0].numpy())
+    assert whole.sum(axis=(1, 2)) == pytest.approx(logits[:, 0].numpy(), abs=1e-5)
+    assert whole - maps[:, 0].numpy() == pytest.approx(np.full((3, 2, 2), bias.item() / 4), abs=1e-5)
 
 
 def test_share_of_evidence_worked_by_hand():
@@ -701,8 +704,8 @@ def test_the_benchmark_reports_what_it_is_given(nih, tmp_path):
     assert set(parts) == {0, 1, 2}
     assert pd.Series(parts).groupby(prepared.labels["patient"]).nunique().max() == 1
     targets = prepared.labels["target"].to_numpy()
-    half = np.zeros((2, 2, 2))
-    half[:, :, 0] = 1  # all evidence in the left half, where the boxes are
+    half = np.full((2, 2, 2), -1.0)
+    half[:, :, 0] = 2  # all evidence in the left half, where the boxes are
     known = {"rows": np.arange(48), "logits": 4.0 * targets - 2, "weight": np.ones(48), "boxed": np.array([0, 8])}
     text = companion_pneumonia.report(prepared, parts, {"made": known | {"maps": half}})
     assert "| ResNet18, made | 1.000 (1.000 to 1.000) | 1.000 (1.000 to 1.000) |" in text
