@@ -191,7 +191,7 @@ def group_rates(groups: Sequence[str], targets: NDArray, asked: Sequence[str]) -
 
 
 def thumbnails(images: Sequence[NDArray], side: int = 8) -> NDArray[np.float32]:
-    """Shrink films until an opacity cannot be told from an arm, shape (N, side * side)."""
+    """Shrink films until hardly an opacity can be told from an arm, shape (N, side * side)."""
     return np.stack(
         [cv2.resize(np.asarray(one, np.float32), (side, side), interpolation=cv2.INTER_AREA).ravel() for one in images]
     )
