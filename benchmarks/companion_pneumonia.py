@@ -224,8 +224,8 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         lines.append(f"| {name} | {figure(figures, 'auroc')} | {figure(figures, 'average_precision')} | {less} |")
     lines.append(f"| the same for every film | 0.500 | {targets.mean():.3f} | - |")
     if "view position" not in scores:
-        lines += ["", "The view position of these films is not recorded in this folder; the thumbnail, in which hardly an "
-                  "opacity can be seen, stands for what projection and exposure tell."]  # fmt: skip
+        lines += ["", "The view position of these films is not recorded in this folder; the thumbnail, in which hardly "
+                  "an opacity can be seen, stands for what projection and exposure tell."]  # fmt: skip
     others = "folds" if nih else "half"
     lines += ["", f"At the highest threshold with a recall of {RECALL:.0%} on the other {others}:", "",
               "| answers from | hits | misses | false alarms | quiet | accuracy | precision | recall | specificity |",

@@ -77,7 +77,7 @@ def draw_history(history: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
     left.plot(history["epoch"], history["train_loss"], label="training", color="#4a6fa5")
     left.plot(history["epoch"], history["val_loss"], label="held out", color=PREDICTION)
-    left.set(title="loss", xlabel="epoch", ylim=(0, min(3.0, 1.1 * history["val_loss"].max())))
+    left.set(title="loss", xlabel="epoch", ylim=(0, None))
     left.legend(frameon=False)
     right.plot(history["epoch"], history["val_auroc"], color=PREDICTION)
     right.axhline(0.5, color="grey", linestyle=":", label="chance")
