@@ -122,7 +122,7 @@ def write_processed(
     # stopped on the way cannot leave new images beside old labels.
     (out / "stats.json").unlink(missing_ok=True)
     with complete_or_absent(out / "images.npy") as part, part.open("wb") as stream:
-        _write_npy_header(stream, 0, size)
+        write_npy_header(stream, 0, size)
         for film in films:
             stream.write(film.image.tobytes())
             sums.append(_sums(film.image))
@@ -136,7 +136,7 @@ def write_processed(
             reason = f"; the first reason: {problems[0][1]}" if problems else ""
             raise ValueError(f"not one X-ray could be read{reason}")
         stream.seek(0)
-        _write_npy_header(stream, len(records), size)
+        write_npy_header(stream, len(records), size)
         labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
         numbers = pd.factorize(pd.Series(patients))[0]  # no id of a person leaves the raw folder
         labels["split"], rule = choose_split(labels)
@@ -232,7 +232,8 @@ def _mean_and_std(sums: Sequence[tuple[int, float, float]]) -> dict[str, float]:
     return {"mean": float(mean), "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0)))}
 
 
-def _write_npy_header(stream, count: int, size: int) -> None:
+def write_npy_header(stream, count: int, size: int) -> None:
+    """Write the header of an ``images.npy`` of `count` float16 images, at the place where the stream stands."""
     # NumPy leaves room for the first axis to grow, so the header can be written again once the count is known.
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, size, size)}
     np.lib.format.write_array_header_1_0(stream, header)

@@ -6,6 +6,7 @@ It knows no DICOM, no other Heartbox module and no torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -53,7 +54,7 @@ def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     return truth_boxes(build(subject, size))
 
 
-def render(subject: Subject, size: int = 1024) -> Phantom:
+def render(subject: Subject, size: int = 1024, lesions: Callable[[dict, float], np.ndarray] | None = None) -> Phantom:
     """Compute one film.
 
     Parameters
@@ -62,6 +63,9 @@ def render(subject: Subject, size: int = 1024) -> Phantom:
         From `sample_subject`.
     size : int
         Rows and columns of the image, at least 64.
+    lesions : callable, optional
+        What illness adds: called as ``lesions(masks, spacing)`` with the masks of `heartbox.phantom.body.truth` and
+        the mm of a pixel, it returns the attenuation to add along every ray, in the masks' shape.
 
     Returns
     -------
@@ -81,7 +85,10 @@ def render(subject: Subject, size: int = 1024) -> Phantom:
     body = build(subject, size * factor)
     heart, thorax = truth_boxes(body)
     masks = truth(body)
-    signal = expose(attenuation(subject, body), subject, body.beam.spacing)
+    rays = attenuation(subject, body)
+    if lesions is not None:
+        rays = rays + lesions(masks, body.beam.spacing)
+    signal = expose(rays, subject, body.beam.spacing)
     image = mark(develop(signal, subject, masks[LEFT] | masks[RIGHT]), subject)
     if factor > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
