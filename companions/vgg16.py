@@ -65,12 +65,14 @@ RECIPES = {
         targets=("heart",),
         loss="edges",
         epochs=24,
-        batch_size=16,
+        batch_size=8,
         learning_rate=1e-3,
         weight_decay=1e-2,
         average=0.99,
         augment="published",
         rule="ellipse",
+        small_size=64,
+        small_share=0.6,
     ),
 }
 
