@@ -120,8 +120,7 @@ def write_sample(folder: str | Path, count: int, size: int = 224, seed: int = 0)
     folder = Path(folder)
     wanted = [folder / "images" / f"{sample_subject(seed, i).film_id}.npy" for i in range(count)]
     there = sorted((folder / "images").glob("*.npy"))
-    whole = (folder / "labels.csv").is_file() and there == sorted(wanted)
-    if whole and np.load(there[0], mmap_mode="r").shape == (size, size):
+    if (folder / "labels.csv").is_file() and there == sorted(wanted) and _all_of_size(there, size):
         return folder
     (folder / "labels.csv").unlink(missing_ok=True)  # first and last: without it the folder holds no data
     for path in there:
@@ -133,6 +132,13 @@ def write_sample(folder: str | Path, count: int, size: int = 224, seed: int = 0)
             np.save(part, film.image.astype(np.float16))
         rows.append([film.subject.film_id, *film.heart, film.subject.patient_id])
     return _write_labels(folder, pd.DataFrame(rows, columns=[*CORNERS, "patient"]))
+
+
+def _all_of_size(images: list[Path], size: int) -> bool:
+    try:
+        return all(read_npy(path).shape == (size, size) for path in images)
+    except ValueError:
+        return False
 
 
 def export_npy(processed: str | Path, folder: str | Path) -> Path:
