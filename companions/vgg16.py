@@ -236,6 +236,7 @@ def draw_differences(columns: dict[str, pd.Series]) -> Figure:
         ax.bar(range(len(shares)), 100 * shares, color="#4a6fa5")
         ax.set_xticks(range(len(shares)), shares.index, rotation=60, ha="right", fontsize=8)
         ax.set(title=name, yscale="log")
+        ax.yaxis.set_major_formatter("{x:g}")
     axes[0, 0].set_ylabel("difference between films, %")
     figure.tight_layout()
     return figure

@@ -391,7 +391,7 @@ def test_the_extra_layers_squeeze_the_films_out(processed):
 
 
 def test_the_mended_network_learns_to_look(processed, tmp_path):
-    recipe = dataclasses.replace(RECIPES["mended"], epochs=8, batch_size=8)
+    recipe = dataclasses.replace(RECIPES["mended"], epochs=4, batch_size=4)
     model, history = train_vgg(recipe, processed, tmp_path, progress=False, checkpoints=False, device="cpu")
     assert history["val_iou"].iloc[-1] > history["val_iou"].iloc[0]
     assert not (tmp_path / "checkpoints").exists()
