@@ -402,6 +402,22 @@ def test_the_mended_network_learns_to_look(processed, tmp_path):
     assert compare({"mended": answers}, train, val).loc["mended", "varies"] > 0.2
 
 
+def test_the_table_of_the_benchmark(processed, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import companion_vgg16 as benchmark
+
+    monkeypatch.setattr(benchmark, "HERE", tmp_path)
+    _, val = load_sides(processed, RECIPES["mended"])
+    found = {"predicted": val.boxes.reshape(-1, 4) + 1, "epochs": np.array(7), "seconds": np.array(61.2)}
+    found |= {"layers": np.array(["image", "block 1"]), "differences": np.array([0.5, 0.125])}
+    benchmark.write_results({"mended": found}, processed)
+    text = (tmp_path / "companion_vgg16.md").read_text()
+    assert "24 films to train on and 12 measured" in text
+    assert "| mended | 7 | 3.50 |" in text  # one pixel of 64 on every edge
+    assert "- mended: image 50.00%, block 1 12.50%" in text
+    assert "Not measured yet: published; published, started at the mean box." in text
+
+
 # ---------------------------------------------------------------- the notebook
 
 
