@@ -297,6 +297,8 @@ def _images(folder: Path) -> list[Path]:
 
 def _read_box(record: dict) -> tuple[tuple[float, ...], tuple[int, int] | None]:
     """Return box and frame of a row of the csv, or say what is wrong with them."""
+    if str(record.get("label", "heart")).strip().lower() != "heart":
+        raise ValueError(f"it is labelled {record['label']!r}, not 'heart'")
     try:
         if set(CORNERS) <= record.keys():
             box = as_boxes([float(record[edge]) for edge in EDGES])

@@ -216,7 +216,7 @@ def difference_by_layer(model: nn.Module, x: Tensor) -> pd.Series:
 
 
 def _difference(values: Tensor) -> float:
-    values = values.flatten(1).double()
+    values = values.flatten(1).cpu().double()  # Apple's MPS knows no double precision
     size = values.square().mean().sqrt()
     return float(values.var(dim=0, correction=0).mean().sqrt() / size) if size > 0 else 0.0
 

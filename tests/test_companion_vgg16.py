@@ -39,7 +39,7 @@ def make_folder(folder, films=8, shape=(40, 48), sides=("",), columns="corners")
 
 def change(folder, **columns):
     """Change values of the first row of the csv."""
-    table = pd.read_csv(folder / "boxes.csv").astype(object)
+    table = pd.read_csv(folder / "boxes.csv").assign(label="heart").astype(object)
     for column, value in columns.items():
         table.loc[0, column] = value
     table.to_csv(folder / "boxes.csv", index=False)
@@ -219,6 +219,7 @@ BAD_LABELS = {
     "empty": ({"x_min": ""}, ["film0"], ["^box: row 2 .*not finite"]),
     "words": ({"x_min": "left"}, ["film0"], ["^box: row 2 .*not all of it are numbers"]),
     "infinite": ({"x_max": "inf"}, ["film0"], ["^box: row 2 .*not finite"]),
+    "of another organ": ({"label": "lung"}, ["film0"], ["^box: row 2 .*labelled 'lung', not 'heart'"]),
     "twice": ({"name": "film1"}, ["film1", "film0"], ["^label: row 3 .*second", "^no label"]),
 }
 
