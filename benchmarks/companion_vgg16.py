@@ -55,11 +55,12 @@ def answer(name: str, processed: Path, work: Path) -> dict[str, np.ndarray]:
     print(f"{name}: {recipe.epochs} epochs", flush=True)
     model, history = train_vgg(recipe, processed, out, SEED, progress=sys.stdout.isatty(), on_epoch=_tell)
     _, val = load_sides(processed, recipe)
-    shares = difference_by_layer(model, first_films(val))
+    layers = difference_by_layer(model, first_films(val))
     found = {
         "predicted": predict(model, val)[0],
-        "layers": shares.index.to_numpy(dtype=str),
-        "differences": shares.to_numpy(),
+        "layers": layers.index.to_numpy(dtype=str),
+        "differences": layers["difference"].to_numpy(),
+        "directions": layers["directions"].to_numpy(),
         "epochs": np.array(len(history)),
         "train_loss": history["train_loss"].to_numpy(),
         "seconds": np.array(history.attrs["seconds"]),
@@ -99,14 +100,11 @@ def write_results(answers: dict[str, dict], processed: Path) -> None:
             f"| {name} | {epochs} | {row['mae']:.2f} | {row['skill']:.2f} | {row['mse']:.0f} | {row['iou_mean']:.3f} "
             f"| {row['iou_worst']:.2f} | {row['varies']:.0%} | {seconds} |"
         )
-    lines += [
-        "",
-        "How much the first 16 measured films differ at each layer, as a share of what the layer puts out:",
-        "",
-    ]
+    lines += ["", "How much 16 of the measured films differ at each layer, as a share of what the layer puts out;"]
+    lines += ["in brackets, in how many independent directions:", ""]
     for name, found in answers.items():
-        pairs = zip(found["layers"], found["differences"], strict=True)
-        lines.append(f"- {name}: " + ", ".join(f"{layer} {share:.2%}" for layer, share in pairs))
+        rows = zip(found["layers"], found["differences"], found["directions"], strict=True)
+        lines.append(f"- {name}: " + ", ".join(f"{layer} {share:.2%} ({ways:.1f})" for layer, share, ways in rows))
     missing = [name for name in ROWS if name not in answers]
     if missing:
         lines += ["", f"Not measured yet: {'; '.join(missing)}."]

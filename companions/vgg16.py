@@ -169,12 +169,11 @@ def variation(predicted: NDArray, truth: NDArray) -> float:
 
 
 @torch.no_grad()
-def difference_by_layer(model: nn.Module, x: Tensor) -> pd.Series:
-    """Measure how much two films differ for each layer of a VGG16, as a share of what the layer puts out.
+def difference_by_layer(model: nn.Module, x: Tensor) -> pd.DataFrame:
+    """Measure how much films differ for each layer of a VGG16, and in how many ways.
 
-    At each layer, the standard deviation over the films (root mean square over the units) is divided by the root
-    mean square of the units' values. Near 0 the layer says the same of every film, and what comes after it can
-    only be the same answer.
+    Near a difference of 0 the layer says the same of every film, and what comes after it can only be the same
+    answer. With a single direction it says one number of each film: the four edges can then only move together.
 
     Parameters
     ----------
@@ -185,16 +184,17 @@ def difference_by_layer(model: nn.Module, x: Tensor) -> pd.Series:
 
     Returns
     -------
-    Series
-        The share for the image, the five blocks of convolutions and what follows them, and the coordinates.
+    DataFrame
+        A row for the image, the five blocks of convolutions, what follows them, and the coordinates; columns
+        ``difference`` and ``directions``, see :func:`differ`.
     """
-    shares, handles = {"image": _difference(x)}, []
+    found, handles = {"image": differ(x)}, []
     place = next(model.parameters()).device
 
     def watch(name: str, module: nn.Module) -> None:
         def look(_, __, output: Tensor) -> None:
             # What the next layer sees: VGG16 has a ReLU behind every layer but the last. (A copy: it works in place.)
-            shares[name] = _difference(output.clamp_min(0))
+            found[name] = differ(output.clamp_min(0))
 
         handles.append(module.register_forward_hook(look))
 
@@ -208,17 +208,38 @@ def difference_by_layer(model: nn.Module, x: Tensor) -> pd.Series:
         for number, module in enumerate(layers, start=1):
             watch(f"fc {number}: {module.out_features}", module)
     try:
-        coordinates = model.eval()(x.to(place))
+        found["coordinates"] = differ(model.eval()(x.to(place)))
     finally:
         for handle in handles:
             handle.remove()
-    return pd.Series({**shares, "coordinates": _difference(coordinates)}, name="difference")
+    return pd.DataFrame.from_dict(found, orient="index", columns=["difference", "directions"])
 
 
-def _difference(values: Tensor) -> float:
-    values = values.flatten(1).cpu().double()  # Apple's MPS knows no double precision
-    size = values.square().mean().sqrt()
-    return float(values.var(dim=0, correction=0).mean().sqrt() / size) if size > 0 else 0.0
+def differ(values: Tensor | NDArray) -> tuple[float, float]:
+    """Measure how much rows differ, and in how many ways.
+
+    Parameters
+    ----------
+    values : Tensor or ndarray, shape (N, ...)
+        A row a film.
+
+    Returns
+    -------
+    tuple of float
+        Standard deviation over the films (root mean square over the units) as a share of the root mean square of
+        all values; and the number of independent directions in which the films differ: the participation ratio,
+        (sum of the covariance's eigenvalues)^2 / sum of their squares, 1 if all films lie on one line. 0 and 0
+        where nothing differs.
+    """
+    values = torch.as_tensor(values).flatten(1).cpu().double()  # Apple's MPS knows no double precision
+    centred = values - values.mean(dim=0)
+    # The small matrix of films by films has the same eigenvalues as the covariance of units by units.
+    products = centred @ centred.T
+    total = products.trace()
+    if not total > 0:
+        return 0.0, 0.0
+    share = (total / values.square().sum()).sqrt()
+    return float(share), float(total**2 / products.square().sum())
 
 
 def first_films(dataset: CardiacDataset, count: int = 16) -> Tensor:
@@ -229,13 +250,19 @@ def first_films(dataset: CardiacDataset, count: int = 16) -> Tensor:
 # ---------------------------------------------------------------- pictures
 
 
-def draw_differences(columns: dict[str, pd.Series]) -> Figure:
-    """Draw what :func:`difference_by_layer` measured of several networks, layer by layer."""
-    figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns), 3), sharey=True, squeeze=False)
-    for ax, (name, shares) in zip(axes[0], columns.items(), strict=True):
-        ax.bar(range(len(shares)), 100 * shares, color="#4a6fa5")
-        ax.set_xticks(range(len(shares)), shares.index, rotation=60, ha="right", fontsize=8)
+def draw_differences(networks: dict[str, pd.DataFrame]) -> Figure:
+    """Draw what :func:`difference_by_layer` measured of several networks; directions as numbers over the bars."""
+    figure, axes = plt.subplots(1, len(networks), figsize=(5.4 * len(networks), 3.2), sharey=True, squeeze=False)
+    for ax, (name, layers) in zip(axes[0], networks.items(), strict=True):
+        places = range(len(layers))
+        ax.bar(places, 100 * layers["difference"], color="#4a6fa5")
+        for place, layer in zip(places, layers.itertuples(), strict=True):
+            ax.annotate(
+                f"{layer.directions:.1f}", (place, 100 * layer.difference), ha="center", va="bottom", fontsize=8
+            )
+        ax.set_xticks(places, layers.index, rotation=60, ha="right", fontsize=8)
         ax.set(title=name, yscale="log")
+        ax.margins(y=0.12)
         ax.yaxis.set_major_formatter("{x:g}")
     axes[0, 0].set_ylabel("difference between films, %")
     figure.tight_layout()

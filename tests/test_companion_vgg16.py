@@ -13,7 +13,7 @@ from test_notebooks import ROOT, execute, output_of
 
 from cardiac_dataset import CardiacDataset
 from companions.npy_folder import export_npy, find_npy_folder, is_npy_folder, prepare_npy, read_npy, write_sample
-from companions.vgg16 import RECIPES, build, compare, difference_by_layer, load_sides, train_vgg, variation
+from companions.vgg16 import RECIPES, build, compare, differ, difference_by_layer, load_sides, train_vgg, variation
 from heartbox.networks import build_model
 from heartbox.prepare import prepare
 from heartbox.weights import load_weights, save_weights
@@ -354,6 +354,15 @@ def test_variation_by_hand():
     assert variation(answers, truth) == pytest.approx((0 + 0.25 + 0 + 0.25) / 4)
 
 
+def test_directions_by_hand():
+    """Four films at the corners of a rectangle of 2 by 4: eigenvalues 4 and 16, (4 + 16)^2 / (16 + 256)."""
+    corners = np.array([[0.0, 0], [2, 0], [0, 4], [2, 4]])
+    share, directions = differ(corners)
+    assert directions == pytest.approx(400 / 272)
+    assert share == pytest.approx(np.sqrt((1 + 4) / 2) / np.sqrt((0 + 4 + 16 + 20) / 8))
+    assert differ(np.ones((3, 5))) == (0, 0)
+
+
 class Tiny(torch.nn.Module):
     """One pooling layer and two linear ones, small enough to be followed by hand."""
 
@@ -374,7 +383,9 @@ def test_difference_by_layer_by_hand():
     """Two films, all 1 and all 3: standard deviation 1 and root mean square sqrt(5) until the bias of 10 drowns it."""
     x = torch.ones(2, 1, 2, 2)
     x[1] = 3
-    shares = difference_by_layer(Tiny(), x)
+    layers = difference_by_layer(Tiny(), x)
+    assert layers["directions"].tolist() == pytest.approx([1, 1, 1, 1])  # two films always lie on one line
+    shares = layers["difference"]
     assert list(shares.index) == ["image", "block 1", "fc 1: 2", "coordinates"]
     assert shares["image"] == pytest.approx(1 / np.sqrt(5))
     assert shares["block 1"] == pytest.approx(1 / np.sqrt(5))
@@ -386,7 +397,9 @@ def test_difference_by_layer_by_hand():
 def test_the_extra_layers_squeeze_the_films_out(processed):
     """What the notebook shows: untrained already, hardly anything of the films comes out of the last of them."""
     train, val = load_sides(processed, RECIPES["published"])
-    shares = difference_by_layer(build(RECIPES["published"], train), torch.stack([val[i][0] for i in range(6)]))
+    shares = difference_by_layer(build(RECIPES["published"], train), torch.stack([val[i][0] for i in range(6)]))[
+        "difference"
+    ]
     assert shares["fc 6: 32"] < 0.2 * shares["fc 3: 1000"]
     assert shares["coordinates"] < 0.05 * shares["image"]
 
@@ -411,11 +424,12 @@ def test_the_table_of_the_benchmark(processed, tmp_path, monkeypatch):
     _, val = load_sides(processed, RECIPES["mended"])
     found = {"predicted": val.boxes.reshape(-1, 4) + 1, "epochs": np.array(7), "seconds": np.array(61.2)}
     found |= {"layers": np.array(["image", "block 1"]), "differences": np.array([0.5, 0.125])}
+    found["directions"] = np.array([3.25, 2.0])
     benchmark.write_results({"mended": found}, processed)
     text = (tmp_path / "companion_vgg16.md").read_text()
     assert "24 films to train on and 12 measured" in text
     assert "| mended | 7 | 3.50 |" in text  # one pixel of 64 on every edge
-    assert "- mended: image 50.00%, block 1 12.50%" in text
+    assert "- mended: image 50.00% (3.2), block 1 12.50% (2.0)" in text
     assert "Not measured yet: published; published, started at the mean box." in text
 
 
