@@ -1,6 +1,6 @@
 """VGG16 on real films: as published and mended, beside the mean box, on one split by patient.
 
-    python benchmarks/companion_vgg16.py DATA [--work FOLDER] [--rows NAME ...]
+    python benchmarks/companion_vgg16.py DATA [--work FOLDER] [--rows NAME ...] [--as-is]
 
 DATA is the folder of the public Cardiothoracic Ratio dataset. The films are prepared by heartbox.prepare, fold 0 of
 benchmarks/accuracy.py is held back, and both sides are written out as the .npy folder with a csv of boxes that
@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -29,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from accuracy import prepare_folds
 
 from companions.npy_folder import export_npy, prepare_npy
-from companions.vgg16 import RECIPES, VggRecipe, compare, difference_by_layer, first_films, load_sides, train_vgg
+from companions.vgg16 import RECIPES, VggRecipe, build, compare, difference_by_layer, first_films, load_sides, train_vgg
 from heartbox.files import complete_or_absent
 from heartbox.measuring import predict
 
@@ -38,7 +40,6 @@ SEED, SIZE = 0, 96
 ROWS: dict[str, VggRecipe] = {
     "mended": RECIPES["mended"],
     "published": dataclasses.replace(RECIPES["published"], epochs=8),
-    "published, started at the mean box": dataclasses.replace(RECIPES["published"], epochs=8, start_at_mean=True),
 }
 
 
@@ -54,22 +55,39 @@ def answer(name: str, processed: Path, work: Path) -> dict[str, np.ndarray]:
             return found
     print(f"{name}: {recipe.epochs} epochs", flush=True)
     model, history = train_vgg(recipe, processed, out, SEED, progress=sys.stdout.isatty(), on_epoch=_tell)
+    found = measure(model, recipe, processed, len(history), history.attrs["seconds"])
+    with complete_or_absent(path) as part:
+        np.savez(part, **found, settings=np.array(settings))
+    shutil.rmtree(out / "checkpoints")  # 2 GB, of no more use
+    return found
+
+
+def answer_as_is(name: str, processed: Path, work: Path) -> dict[str, np.ndarray] | None:
+    """Answer the validation films with a training where it stands; None where it has not begun."""
+    out = work / "runs" / name
+    if (out / "answers.npz").is_file():
+        return answer(name, processed, work)
+    if not (out / "checkpoints" / "last.pt").is_file():
+        return None
+    saved = torch.load(out / "checkpoints" / "last.pt", map_location="cpu", weights_only=True)
+    train, _ = load_sides(processed, ROWS[name])
+    model = build(ROWS[name], train, SEED)
+    model.load_state_dict(saved["average"] or saved["model"])
+    return measure(model, ROWS[name], processed, saved["epoch"], saved["seconds"])
+
+
+def measure(model: nn.Module, recipe: VggRecipe, processed: Path, epochs: int, seconds: float) -> dict[str, np.ndarray]:
+    """Answer the validation films, and look at what the layers make of them."""
     _, val = load_sides(processed, recipe)
     layers = difference_by_layer(model, first_films(val))
-    found = {
+    return {
         "predicted": predict(model, val)[0],
         "layers": layers.index.to_numpy(dtype=str),
         "differences": layers["difference"].to_numpy(),
         "directions": layers["directions"].to_numpy(),
-        "epochs": np.array(len(history)),
-        "train_loss": history["train_loss"].to_numpy(),
-        "seconds": np.array(history.attrs["seconds"]),
-        "settings": np.array(settings),
+        "epochs": np.array(epochs),
+        "seconds": np.array(seconds),
     }
-    with complete_or_absent(path) as part:
-        np.savez(part, **found)
-    shutil.rmtree(out / "checkpoints")  # 2 GB, of no more use
-    return found
 
 
 def _tell(epoch: int, _: np.ndarray, history: pd.DataFrame) -> None:
@@ -95,7 +113,11 @@ def write_results(answers: dict[str, dict], processed: Path) -> None:
     ]
     for name, row in table.iterrows():
         found = answers.get(name)
-        epochs, seconds = (int(found["epochs"]), f"{float(found['seconds']):.0f}") if found else ("-", "-")
+        epochs, seconds = "-", "-"
+        if found:
+            epochs, seconds = int(found["epochs"]), f"{float(found['seconds']):.0f}"
+            if epochs < ROWS[name].epochs:
+                epochs = f"{epochs} of {ROWS[name].epochs}"
         lines.append(
             f"| {name} | {epochs} | {row['mae']:.2f} | {row['skill']:.2f} | {row['mse']:.0f} | {row['iou_mean']:.3f} "
             f"| {row['iou_worst']:.2f} | {row['varies']:.0%} | {seconds} |"
@@ -120,8 +142,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--as-is", action="store_true", help="train nothing; measure trainings where they stand")
     arguments = parser.parse_args()
     work = arguments.work / "vgg16"
+    if arguments.as_is:
+        found = {name: answer_as_is(name, work / "processed", work) for name in ROWS}
+        write_results({name: one for name, one in found.items() if one}, work / "processed")
+        return
     prepare_folds(arguments.data, arguments.work)
     export_npy(arguments.work / "folds" / "0", work / "npy")
     prepared = prepare_npy(work / "npy", work / "processed", SIZE)

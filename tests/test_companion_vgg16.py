@@ -428,9 +428,9 @@ def test_the_table_of_the_benchmark(processed, tmp_path, monkeypatch):
     benchmark.write_results({"mended": found}, processed)
     text = (tmp_path / "companion_vgg16.md").read_text()
     assert "24 films to train on and 12 measured" in text
-    assert "| mended | 7 | 3.50 |" in text  # one pixel of 64 on every edge
+    assert "| mended | 7 of 24 | 3.50 |" in text  # one pixel of 64 on every edge
     assert "- mended: image 50.00% (3.2), block 1 12.50% (2.0)" in text
-    assert "Not measured yet: published; published, started at the mean box." in text
+    assert "Not measured yet: published." in text
 
 
 # ---------------------------------------------------------------- the notebook
