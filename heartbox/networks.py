@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BACKBONES = ("resnet18", "vgg16")
+BACKBONES = ("resnet18", "vgg16", "vgg16_bn")
 HEADS = ("regression", "edges")
 
 
@@ -26,13 +26,14 @@ def build_model(
     pretrained: bool = False,
     targets: Sequence[str] = ("heart",),
     size: int = 224,
+    hidden: Sequence[int] = (),
 ) -> nn.Module:
     """Build a network that finds boxes in a single-channel image.
 
     Parameters
     ----------
-    backbone : {"resnet18", "vgg16"}
-        What extracts the features (He et al. 2016; Simonyan & Zisserman 2015).
+    backbone : {"resnet18", "vgg16", "vgg16_bn"}
+        What extracts the features (He et al. 2016; Simonyan & Zisserman 2015, plain or with batch normalisation).
     head : {"regression", "edges"}
         ``"regression"``: the classic last layer that puts out the coordinates themselves.
         ``"edges"``: each edge a distribution over columns or rows, its coordinate the mean (:class:`EdgesHead`).
@@ -43,6 +44,9 @@ def build_model(
         Whose boxes are predicted; each adds four outputs ``x_min, y_min, x_max, y_max``, in this order.
     size : int
         Side of the square input in pixels, a multiple of 32.
+    hidden : sequence of int
+        Widths of fully connected layers between the backbone's own 1000 outputs and the coordinates, for the
+        regression head; without any, the coordinates take the place of the 1000.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def build_model(
     Raises
     ------
     ValueError
-        If a name is unknown or `size` does not fit.
+        If a name is unknown, `size` does not fit, or the edges head is given hidden layers, which it has no place for.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
@@ -60,9 +64,13 @@ def build_model(
         raise ValueError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
     if size < 64 or size % 32:
         raise ValueError(f"size {size} does not fit: the backbones need a multiple of 32, at least 64")
+    if hidden and head != "regression":
+        raise ValueError(f"the {head} head has no fully connected layers: leave hidden={tuple(hidden)} away")
     body, found = _load_backbone(backbone, pretrained)
-    network = RegressionNet if head == "regression" else EdgesNet
-    model = network(body, backbone, len(targets), size)
+    if head == "regression":
+        model = RegressionNet(body, backbone, len(targets), size, hidden)
+    else:
+        model = EdgesNet(body, backbone, len(targets), size)
     model.pretrained = found
     return model
 
@@ -72,10 +80,15 @@ def build_model(
 
 def _load_backbone(name: str, pretrained: bool) -> tuple[nn.Module, bool]:
     """Return torchvision's network with one input channel, and whether it holds ImageNet weights."""
-    build = {"resnet18": torchvision.models.resnet18, "vgg16": torchvision.models.vgg16}[name]
+    build = {
+        "resnet18": torchvision.models.resnet18,
+        "vgg16": torchvision.models.vgg16,
+        "vgg16_bn": torchvision.models.vgg16_bn,
+    }[name]
     weights = {
         "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
         "vgg16": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+        "vgg16_bn": torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1,
     }[name]
     body = None
     if pretrained:
@@ -129,21 +142,27 @@ class RegressionNet(nn.Module):
     class-activation map possible (Zhou et al. 2016): a coordinate is a sum over places of the feature map.
     """
 
-    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int):
+    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int, hidden: Sequence[int] = ()):
         super().__init__()
-        self.backbone, self.targets, self.size = backbone, targets, size
-        outputs = 4 * targets
+        self.backbone, self.targets, self.size, self.hidden = backbone, targets, size, tuple(hidden)
         if backbone == "resnet18":
             self.features = nn.Sequential(*list(body.children())[:-2])
-            self.regress = nn.Linear(body.fc.in_features, outputs)
+            last = self._last_layers(body.fc, 4 * targets)
+            self.regress = nn.Sequential(*last) if hidden else last[0]
         else:
             self.features = body.features
-            self.regress = nn.Sequential(
-                nn.AdaptiveAvgPool2d(7),
-                nn.Flatten(),
-                *body.classifier[:-1],
-                nn.Linear(body.classifier[-1].in_features, outputs),
-            )
+            last = self._last_layers(body.classifier[-1], 4 * targets)
+            self.regress = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), *body.classifier[:-1], *last)
+
+    def _last_layers(self, theirs: nn.Linear, outputs: int) -> list[nn.Module]:
+        """Replace the backbone's last layer; or keep it and put the hidden layers behind it."""
+        if not self.hidden:
+            return [nn.Linear(theirs.in_features, outputs)]
+        layers, width = [theirs], theirs.out_features
+        for wanted in (*self.hidden, outputs):
+            layers += [nn.ReLU(), nn.Linear(width, wanted)]
+            width = wanted
+        return layers
 
     @property
     def last_layer(self) -> nn.Linear:
@@ -217,8 +236,10 @@ class EdgesNet(nn.Module):
             stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool, body.layer1, body.layer2)
             self.levels = nn.ModuleList([stem, body.layer3, body.layer4])
             channels = (128, 256, 512)
-        else:  # VGG16's pooling layers that end at strides 8, 16 and 32
-            self.levels = nn.ModuleList([body.features[:17], body.features[17:24], body.features[24:]])
+        else:  # VGG16's third, fourth and fifth pooling layer end at strides 8, 16 and 32
+            pools = [i + 1 for i, layer in enumerate(body.features) if isinstance(layer, nn.MaxPool2d)]
+            cuts = [0, *pools[2:]]
+            self.levels = nn.ModuleList([body.features[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
             channels = (256, 512, 512)
         self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in channels])
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())

@@ -93,8 +93,10 @@ RECIPES = {
 }
 
 
-def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
+def make_model(recipe: Recipe, train: Dataset, hidden: Sequence[int] = ()) -> nn.Module:
     """Build the network of a recipe, not yet trained, for the images and boxes of a training set.
+
+    `hidden` is that of :func:`heartbox.networks.build_model`.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def make_model(recipe: Recipe, train: Dataset) -> nn.Module:
         the targets, or if the recipe asks a head for what it cannot do.
     """
     x = train[0][0]
-    model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, size=x.shape[-1])
+    model = build_model(recipe.backbone, recipe.head, recipe.pretrained, recipe.targets, x.shape[-1], hidden)
     labels = all_boxes(train)
     unknown = np.isnan(labels.reshape(len(labels), -1, 4)).all(axis=(0, 2))
     if unknown.any():

@@ -110,6 +110,7 @@ def fit(
     device: str | None = None,
     on_epoch: Callable[[int, Any, pd.DataFrame], None] | None = None,
     progress: bool = True,
+    checkpoints: bool = True,
 ) -> pd.DataFrame:
     """Train `model`, going on from the last checkpoint of the same run where there is one.
 
@@ -135,6 +136,9 @@ def fit(
         Called as ``on_epoch(epoch, validation_answers, history)`` after each epoch.
     progress : bool
         Whether to show a bar with the loss and the score.
+    checkpoints : bool
+        Whether to write them. Those of a network with a hundred million weights take 2 GB, which a short training
+        may not be worth; without them a run that is stopped starts anew.
 
     Returns
     -------
@@ -156,7 +160,7 @@ def fit(
     averaged = _Average(model, schedule.average) if schedule.average else None
     identity = _identity(task, seed, train, val)
     history, done, seconds = [], 0, 0.0
-    if last.is_file():
+    if checkpoints and last.is_file():
         saved = torch.load(last, map_location=place, weights_only=True)
         if saved["identity"] == identity:
             model.load_state_dict(saved["model"])
@@ -206,13 +210,16 @@ def fit(
             answers, figures = task.validate(answering, val, place)
         row = {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "train_loss": float(np.mean(losses))}
         row |= figures
-        if not history or row[task.score] > max(earlier[task.score] for earlier in history):
+        better = not history or row[task.score] > max(earlier[task.score] for earlier in history)
+        if checkpoints and better:
             with complete_or_absent(best) as part:
                 torch.save({"epoch": epoch, "model": answering.state_dict()}, part)
         history.append(row)
         seconds += time.perf_counter() - started
         if on_epoch:
             on_epoch(epoch, answers, pd.DataFrame(history))
+        if not checkpoints:
+            continue
         with complete_or_absent(last) as part:
             state = {
                 "identity": identity,

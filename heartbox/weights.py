@@ -47,6 +47,7 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
         "backbone": model.backbone,
         "head": "edges" if hasattr(model, "edges") else "regression",
         "size": model.size,
+        **({"hidden": list(model.hidden)} if getattr(model, "hidden", ()) else {}),
         **{key: stats[key] for key in ("mean", "std", "layout")},
         **notes,
     }
@@ -110,7 +111,8 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
     if missing:
         raise ValueError(f"{path}: not a whole Heartbox weights file, its config lacks {', '.join(missing)}")
     try:
-        model = build_model(config["backbone"], config["head"], targets=config["targets"], size=config["size"])
+        shape = {key: config[key] for key in ("targets", "size", "hidden") if key in config}
+        model = build_model(config["backbone"], config["head"], **shape)
         # Stored in half precision where that is enough; the network computes in single.
         model.load_state_dict(
             {name: value.float() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}

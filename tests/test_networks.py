@@ -16,7 +16,7 @@ def _seed():
 
 
 @pytest.mark.parametrize("head", ["regression", "edges"])
-@pytest.mark.parametrize("backbone", ["resnet18", "vgg16"])
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16", "vgg16_bn"])
 def test_shapes(backbone, head):
     model = build_model(backbone, head, size=64).eval()
     with torch.no_grad():

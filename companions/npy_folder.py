@@ -1,0 +1,405 @@
+"""A folder of ``.npy`` images with a csv of heart boxes -> the processed folder that CardiacDataset serves.
+
+Whatever cannot be used is named, counted and left out. Knows files, boxes and processed folders; no networks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from heartbox.boxes import EDGES, as_boxes, box_from_xywh, clip_boxes, scale_boxes
+from heartbox.detector import as_xray
+from heartbox.files import complete_or_absent
+from heartbox.layouts import recognise_layout
+from heartbox.phantom import render, sample_subject
+from heartbox.prepare import Prepared, prepare, split_by_patient
+from heartbox.processed import BOX_COLUMNS, ProcessedFilm, write_processed
+from heartbox.xray import MAX_PIXELS, resize_xray
+
+CORNERS = ("name", *EDGES)
+SIZES = ("name", "x0", "y0", "w", "h")  # as the published exercise writes its boxes
+FRAME = ("img_shape_x", "img_shape_y")  # of the image that its boxes were drawn in
+SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+EXPECTED = (
+    "images as .npy files, at will in train/ and val/, and beside them one csv with the columns "
+    f"{','.join(CORNERS)} (or {','.join(SIZES)})"
+)
+SMALLEST = 16  # pixels; an array that is no image is usually flat or a vector
+ROUNDING = 0.01  # of the image's side: what a box may reach over its border
+
+
+@dataclass(frozen=True)
+class NpyFilm:
+    """One labelled image as it lies in the folder.
+
+    Attributes
+    ----------
+    name, patient : str
+        File name without its ending; who it is of (the name again, where the csv has no column ``patient``).
+    path : Path
+        The ``.npy`` file.
+    box : tuple of float
+        Heart box in pixels of `frame`.
+    frame : tuple of int or None
+        ``(rows, columns)`` that the box was drawn in; None for those of the image itself.
+    """
+
+    name: str
+    patient: str
+    path: Path
+    box: tuple[float, ...]
+    frame: tuple[int, int] | None = None
+
+
+# ---------------------------------------------------------------- where the data is
+
+
+def is_npy_folder(folder: str | Path) -> bool:
+    """Tell whether a folder holds ``.npy`` images and a csv of boxes."""
+    return bool(_tables(Path(folder)) and _images(Path(folder)))
+
+
+def find_npy_folder(default: str | Path, artifacts: str | Path, count: int = 200, size: int = 224, seed: int = 0):
+    """Find the folder of images, or make one: of X-rays in another layout, or of the embedded sample.
+
+    Looks at the folder that the environment variable ``CARDIAC_DATA`` names; where that is unset, at `default`.
+    The layouts of notebook 01 (RSNA, CTR) are prepared by :func:`heartbox.prepare.prepare` and written out as
+    ``.npy`` files, so that all that follows sees one form only.
+
+    Parameters
+    ----------
+    default : path
+        Where to look without ``CARDIAC_DATA``; the sample goes into a folder of this name and ``-sample``.
+    artifacts : path
+        Where the X-rays of another layout are prepared and written out.
+    count, size, seed : int
+        How many phantoms the sample has, their side in pixels, and which they are.
+
+    Returns
+    -------
+    tuple of Path and str
+        The folder, and one line that says what it is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``CARDIAC_DATA`` names a folder that is not there or has no known layout.
+    """
+    named, default, artifacts = os.environ.get("CARDIAC_DATA"), Path(default), Path(artifacts)
+    if named:
+        folder = Path(named).expanduser()
+        if is_npy_folder(folder):
+            return folder, "Data: the .npy images in the folder that CARDIAC_DATA names."
+        layout = recognise_layout(folder)
+        if layout is None:
+            state = "holds neither" if folder.is_dir() else "does not exist; expected there:"
+            raise FileNotFoundError(
+                f"CARDIAC_DATA={named} {state} {EXPECTED}{', nor' if folder.is_dir() else '; or'} the X-rays of "
+                "notebook 01 (stage_2_train_images/ and rsna_heart_detection.csv, or jsrt/ and wingspan/). "
+                "Unset CARDIAC_DATA to use synthetic films"
+            )
+        prepare(folder, artifacts / "prepared", seed=seed)
+        export_npy(artifacts / "prepared", artifacts / "npy")
+        return artifacts / "npy", f"Data: the {layout.upper()} layout that CARDIAC_DATA names, written out as .npy."
+    if is_npy_folder(default):
+        return default, f"Data: the .npy images in {default.name}/."
+    sample = default.with_name(f"{default.name}-sample")
+    write_sample(sample, count, size, seed)
+    return sample, f"Data: nothing in {default.name}/, so {count} synthetic films were made in {sample.name}/."
+
+
+def write_sample(folder: str | Path, count: int, size: int = 224, seed: int = 0) -> Path:
+    """Write the embedded sample: phantoms as float16 ``.npy`` images with ``labels.csv``; one there is kept."""
+    folder = Path(folder)
+    wanted = [folder / "images" / f"{sample_subject(seed, i).film_id}.npy" for i in range(count)]
+    there = sorted((folder / "images").glob("*.npy"))
+    if (folder / "labels.csv").is_file() and there == sorted(wanted) and _all_of_size(there, size):
+        return folder
+    (folder / "labels.csv").unlink(missing_ok=True)  # first and last: without it the folder holds no data
+    for path in there:
+        path.unlink()
+    rows = []
+    for i in range(count):
+        film = render(sample_subject(seed, i), size)
+        with complete_or_absent(folder / "images" / f"{film.subject.film_id}.npy") as part:
+            np.save(part, film.image.astype(np.float16))
+        rows.append([film.subject.film_id, *film.heart, film.subject.patient_id])
+    return _write_labels(folder, pd.DataFrame(rows, columns=[*CORNERS, "patient"]))
+
+
+def _all_of_size(images: list[Path], size: int) -> bool:
+    try:
+        return all(read_npy(path).shape == (size, size) for path in images)
+    except ValueError:
+        return False
+
+
+def export_npy(processed: str | Path, folder: str | Path) -> Path:
+    """Write a processed folder out as ``train/*.npy``, ``val/*.npy`` and ``labels.csv``; unused films are left out.
+
+    Images stay float16 in [0, 1] at the processed size, as the published exercise keeps them; masks are lost, since
+    this form has no place for them.
+    """
+    processed, folder = Path(processed), Path(folder)
+    labels = pd.read_csv(processed / "labels.csv", dtype={"name": str})
+    labels["patient"] = pd.read_csv(processed / "patients.csv")["patient"]
+    images = np.load(processed / "images.npy", mmap_mode="r")
+    used = labels[labels["split"].isin(["train", "val"])]
+    (folder / "labels.csv").unlink(missing_ok=True)
+    for path in [*folder.glob("train/*.npy"), *folder.glob("val/*.npy")]:
+        path.unlink()  # of an earlier split
+    for i, row in used.iterrows():
+        with complete_or_absent(folder / row["split"] / f"{row['source']}-{row['name']}.npy") as part:
+            np.save(part, images[i])
+    table = used[[f"heart_{edge}" for edge in EDGES]].set_axis(EDGES, axis=1)
+    table.insert(0, "name", used["source"] + "-" + used["name"])
+    return _write_labels(folder, table.assign(patient=used["patient"]))
+
+
+def _write_labels(folder: Path, table: pd.DataFrame) -> Path:
+    with complete_or_absent(folder / "labels.csv") as part:
+        table.to_csv(part, index=False, float_format="%.4f", lineterminator="\n")
+    return folder
+
+
+# ---------------------------------------------------------------- what lies in it
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Read one image.
+
+    Parameters
+    ----------
+    path : path
+        A ``.npy`` file of one grey image, (rows, columns), with bone bright: floats in [0, 1] or unsigned integers
+        over their full range. An axis of length 1 before or after is dropped.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the file is broken, holds anything else, or holds pickled Python objects: those may run code when they
+        are read, so they never are.
+    """
+    path = Path(path)
+    try:
+        # Mapped and not loaded: a header that claims more than the file holds is found before memory is taken.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy raises whatever its header parser stumbles over
+        with path.open("rb") as stream:
+            start = stream.read(256)
+        if b"|O" in start or start[:1] == b"\x80" or b"'O'" in start:
+            raise ValueError(
+                "pickled: it holds Python objects, which can run code when they are read, so it is not read; "
+                "save the image again with np.save(path, image.astype('float32'))"
+            ) from error
+        raise ValueError(f"broken: not a .npy file, or cut off ({error}); save or fetch it again") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("broken: a .npz archive under the name of a .npy file; save its image alone with np.save")
+    shape = array.shape
+    if array.ndim == 3 and 1 in (shape[0], shape[2]):
+        array = array[0] if shape[0] == 1 else array[..., 0]
+    if array.ndim != 2 or min(array.shape) < SMALLEST or array.size > MAX_PIXELS:
+        raise ValueError(f"shape: {shape}, where one grey image (rows, columns) of {SMALLEST} px and more is wanted")
+    try:
+        return as_xray(np.asarray(array)).image
+    except ValueError as error:
+        raise ValueError(str(error).replace("array:", "pixels:")) from error
+
+
+def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, str]]]:
+    """List the labelled images of a folder, in the order of its csv.
+
+    Returns
+    -------
+    tuple of list
+        The films; and ``(name, reason)`` for each label or image that cannot be used. A reason begins with its
+        kind and a colon.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no images or no csv of boxes.
+    ValueError
+        If there is more than one such csv, or it cannot be read.
+    """
+    folder = Path(folder)
+    tables, images = _tables(folder), _images(folder)
+    if not tables or not images:
+        state = "no .npy image" if tables else "no csv of boxes"
+        raise FileNotFoundError(f"{folder}: {state} lies here. Expected: {EXPECTED}")
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise ValueError(f"{folder}: {names} all hold boxes; leave the one that is meant and move the others away")
+    try:
+        table = pd.read_csv(tables[0], dtype=str, skipinitialspace=True, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # torn quotes, binary, another encoding: pandas has an exception for each
+        raise ValueError(f"{tables[0]}: cannot be read as a csv ({error}); save it again as UTF-8") from error
+    table.columns = table.columns.str.strip()
+    at: dict[str, list[Path]] = {}
+    for path in images:
+        at.setdefault(path.stem, []).append(path)
+    films, problems, seen = [], [], set()
+    for row, record in enumerate(table.to_dict("records")):
+        name = str(record["name"]).strip().removesuffix(".npy")
+        where = f"row {row + 2} of {tables[0].name}"
+        if name in seen:
+            problems.append((name, f"label: {where} is a second one for the same image; the first is used"))
+            continue
+        seen.add(name)
+        found = at.get(name, [])
+        if len(found) != 1:
+            several = ", ".join(path.relative_to(folder).as_posix() for path in found)
+            reason = f"several images: {several}; rename one" if found else f"no image: {where} has none in the folder"
+            problems.append((name, reason))
+            continue
+        try:
+            box, frame = _read_box(record)
+        except ValueError as error:
+            problems.append((name, f"box: {where}: {error}"))
+            continue
+        patient = record.get("patient")
+        patient = name if patient is None or patient != patient else str(patient)
+        films.append(NpyFilm(name, patient, found[0], box, frame))
+    labelled = seen  # also those whose label cannot be used: they are named already
+    unlabelled = [path.stem for path in images if path.stem not in labelled]
+    problems += [(name, f"no label: {tables[0].name} has no row for it") for name in unlabelled]
+    return films, problems
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Return the csv files of a folder whose first line names the columns of boxes."""
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            header = {column.strip().strip('"') for column in file.readline().split(",")}
+        if set(CORNERS) <= header or set(SIZES) <= header:
+            found.append(path)
+    return found
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the ``.npy`` files of a folder and of the folders in it, two deep."""
+    return sorted(path for depth in ("*.npy", "*/*.npy", "*/*/*.npy") for path in folder.glob(depth))
+
+
+def _read_box(record: dict) -> tuple[tuple[float, ...], tuple[int, int] | None]:
+    """Return box and frame of a row of the csv, or say what is wrong with them."""
+    if str(record.get("label", "heart")).strip().lower() != "heart":
+        raise ValueError(f"it is labelled {record['label']!r}, not 'heart'")
+    try:
+        if set(CORNERS) <= record.keys():
+            box = as_boxes([float(record[edge]) for edge in EDGES])
+        else:
+            box = box_from_xywh([float(record[key]) for key in SIZES[1:]])
+        frame = None
+        if set(FRAME) <= record.keys():
+            columns, rows = (float(record[key]) for key in FRAME)
+            frame = (int(rows), int(columns))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"not all of it are numbers ({error})") from error
+    if not np.isfinite(box).all() or (frame and min(frame) < 1):
+        raise ValueError("an edge or the frame is missing or not finite")
+    if not (box[2] > box[0] and box[3] > box[1]):
+        raise ValueError(f"it is empty or turned inside out: {_words(box)}")
+    return tuple(box), frame
+
+
+def _words(box) -> str:
+    return ", ".join(f"{edge} {value:g}" for edge, value in zip(EDGES, box, strict=True))
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def prepare_npy(
+    folder: str | Path, out: str | Path, size: int, seed: int = 0, validation_share: float = 0.2
+) -> Prepared:
+    """Turn a folder of ``.npy`` images into the processed folder that :class:`cardiac_dataset.CardiacDataset` serves.
+
+    Images in ``train/`` and ``val/`` keep to their sides; otherwise the split is by patient. Images of any size are
+    resized to a square with their boxes.
+
+    Parameters
+    ----------
+    folder, out : path
+        The images; where the processed files go, ``skipped.csv`` among them.
+    size : int
+        Side of the square image, in pixels.
+    seed, validation_share
+        See :func:`heartbox.prepare.split_by_patient`; without effect where the folders say the split.
+
+    Returns
+    -------
+    Prepared
+        Labels, statistics and what was skipped, as written.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`list_npy_films`, and if no image can be used or one side of the split is empty.
+    """
+    folder = Path(folder)
+    films, problems = list_npy_films(folder)
+    used: list[NpyFilm] = []
+
+    def read() -> Iterator[ProcessedFilm]:
+        for film in films:
+            try:
+                ready = _prepare_film(film, size)
+            except (ValueError, OSError) as error:
+                problems.append((film.name, str(error)))
+                continue
+            used.append(film)
+            yield ready
+
+    try:
+        labels, stats, pale = write_processed(
+            out, read(), lambda _: _split(used, seed, validation_share), size, {"layout": "npy", "seed": seed}, problems
+        )
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    return Prepared(Path(out), labels, stats, pd.DataFrame(problems, columns=["name", "reason"]), pale)
+
+
+def _prepare_film(film: NpyFilm, size: int) -> ProcessedFilm:
+    image = read_npy(film.path)
+    frame = film.frame or image.shape
+    box = clip_boxes(film.box, frame)
+    over = np.abs(box - film.box).max()
+    # A per cent over the border is rounding; more is a mistake that clipping would hide.
+    if over > ROUNDING * max(frame):
+        shape = f"{frame[1]} x {frame[0]}"
+        raise ValueError(f"box: it reaches {math.ceil(over)} px over the border of {shape}: {_words(film.box)}")
+    record = {"name": film.name, "source": "npy", "rows": image.shape[0], "columns": image.shape[1]}
+    record |= dict(zip(BOX_COLUMNS[:4], scale_boxes(box, frame, (size, size)), strict=True))
+    return ProcessedFilm(resize_xray(image, size).astype(np.float16), record, film.patient)
+
+
+def _split(films: list[NpyFilm], seed: int, share: float) -> tuple[list[str], str]:
+    """Return the side of each film ("unused" to leave it out) and the name of the rule that decided."""
+    sides = [SIDES.get(film.path.parent.name.lower(), "unused") for film in films]
+    if not {"train", "val"} <= set(sides):
+        if set(sides) != {"unused"}:
+            raise ValueError("only one of train/ and val/ holds an image that can be used; fill the other, or neither")
+        split = split_by_patient([film.patient for film in films], ["npy"] * len(films), seed, share)
+        return split, f"by patient, seed {seed}"
+    validating = {film.patient for film, side in zip(films, sides, strict=True) if side == "val"}
+    # A patient on both sides would make the measurement too good; training gives way.
+    pairs = zip(films, sides, strict=True)
+    sides = ["unused" if side == "train" and film.patient in validating else side for film, side in pairs]
+    if "train" not in sides:
+        raise ValueError("every patient of train/ is in val/ too: no film is left to train on")
+    return sides, "given: the folders train/ and val/"
