@@ -6,6 +6,7 @@ It knows no DICOM, no other Heartbox module and no torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,10 @@ from .detector import develop, expose, mark
 from .subject import Subject
 
 MINIMUM_SIZE = 64
+
+# Called as plant(attenuation, masks, spacing) with float32 (n, n), the bool masks (n, n) "heart", `LEFT` and `RIGHT`
+# and mm a pixel; n may be a multiple of the film's size. Returns the attenuation with something in its rays' way.
+Plant = Callable[[np.ndarray, dict, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     return truth_boxes(build(subject, size))
 
 
-def render(subject: Subject, size: int = 1024) -> Phantom:
+def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Phantom:
     """Compute one film.
 
     Parameters
@@ -62,6 +67,8 @@ def render(subject: Subject, size: int = 1024) -> Phantom:
         From `sample_subject`.
     size : int
         Rows and columns of the image, at least 64.
+    plant : callable, optional
+        Puts something more into the body before the plate is exposed, see `Plant`. Boxes and masks stay the body's.
 
     Returns
     -------
@@ -81,7 +88,10 @@ def render(subject: Subject, size: int = 1024) -> Phantom:
     body = build(subject, size * factor)
     heart, thorax = truth_boxes(body)
     masks = truth(body)
-    signal = expose(attenuation(subject, body), subject, body.beam.spacing)
+    exponent = attenuation(subject, body)
+    if plant is not None:
+        exponent = plant(exponent, masks, body.beam.spacing)
+    signal = expose(exponent, subject, body.beam.spacing)
     image = mark(develop(signal, subject, masks[LEFT] | masks[RIGHT]), subject)
     if factor > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
