@@ -1,4 +1,4 @@
-"""Films with findings, in the forms they are published in: annotations read and checked, each with its image.
+"""Films with findings, in the forms they are published in: annotations and images read and checked.
 
 Reads ChestX-Det (``ChestX_Det_train.json``: 13 findings, boxes and polygons), ChestX-Det10 (``train.json``: 10
 findings, boxes) and NIH films with RSNA's opacity boxes. Knows files and boxes; no networks. Source of the form:
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from heartbox.boxes import box_areas, box_from_xywh
-from heartbox.xray import DICOM_ENDINGS, PICTURE_ENDINGS
+from heartbox.boxes import box_areas, box_from_xywh, clip_boxes, scale_boxes
+from heartbox.xray import DICOM_ENDINGS, PICTURE_ENDINGS, XRayError, read_xray, resize_xray
 
 TEN = (
     "Atelectasis", "Calcification", "Consolidation", "Effusion", "Emphysema", "Fibrosis", "Fracture", "Mass",
@@ -305,3 +306,33 @@ def match_images(
     for name in sorted(set(there) - {problem.file for problem in refused}):
         problems.append(Problem(name, "an image without annotation: neither normal nor ill is known"))
     return matched, problems
+
+
+def read_film(job: tuple[Film, int]) -> tuple[NDArray, NDArray] | str:
+    """Read one film for :func:`heartbox.parallel.parallel_map`.
+
+    Parameters
+    ----------
+    job : tuple of Film and int
+        The film, and the side of the image wanted.
+
+    Returns
+    -------
+    tuple of ndarray, or str
+        Its image, uint8 (size, size), and its boxes (n, 4) in pixels of that; or what is wrong with the film.
+    """
+    film, size = job
+    try:
+        image = read_xray(film.path)
+    except XRayError as error:
+        return str(error).replace(f"{film.path}: ", "")
+    if float(np.ptp(image)) < 1e-3:
+        return "the image is one even grey. Fetch it again."
+    boxes = np.reshape(np.array(film.boxes, dtype=np.float64), (-1, 4))
+    frame = film.box_shape or image.shape
+    # A per cent over the border is rounding; more is a mistake that clipping would hide.
+    outside = np.abs(clip_boxes(boxes, frame) - boxes).max(axis=1, initial=0.0) > 0.01 * max(frame)
+    if outside.any():
+        return f"the box {boxes[outside.argmax()].tolist()} reaches outside the image of {frame[1]} x {frame[0]}"
+    boxes = scale_boxes(clip_boxes(boxes, frame), frame, (size, size))
+    return np.rint(resize_xray(image, size) * 255).astype(np.uint8), boxes

@@ -287,7 +287,7 @@ def _full_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
     model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
         weights="COCO_V1" if start == "coco" else None,
         weights_backbone="IMAGENET1K_V1" if start == "imagenet" else None,
-        trainable_backbone_layers=5 if not start else 3,
+        trainable_backbone_layers=3 if start else None,  # from nothing all layers learn
         min_size=recipe.size,
         max_size=recipe.size,
         **grey,

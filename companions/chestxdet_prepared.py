@@ -21,33 +21,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cardiac_dataset import augment_image, make_augmentation, move_boxes
-from companions.chestxdet import TEN, Film, Problem, match_images, read_annotations, recognise_layout
-from heartbox.boxes import EDGES, box_areas, clip_boxes, scale_boxes
+from companions.chestxdet import TEN, Film, Problem, match_images, read_annotations, read_film, recognise_layout
+from heartbox.boxes import EDGES, box_areas
 from heartbox.files import complete_or_absent
 from heartbox.folds import assign_folds
 from heartbox.parallel import parallel_map
-from heartbox.xray import XRayError, read_xray, resize_xray
+from heartbox.xray import resize_xray
 
 SIDES = ("train", "val", "test")
-
-
-def _read_one(job: tuple[Film, int]) -> tuple[NDArray, NDArray] | str:
-    """Return a film's image, uint8 (size, size), and its boxes (n, 4) in pixels of it; or what is wrong."""
-    film, size = job
-    try:
-        image = read_xray(film.path)
-    except XRayError as error:
-        return str(error).replace(f"{film.path}: ", "")
-    if float(np.ptp(image)) < 1e-3:
-        return "the image is one even grey. Fetch it again."
-    boxes = np.reshape(np.array(film.boxes, dtype=np.float64), (-1, 4))
-    frame = film.box_shape or image.shape
-    # A per cent over the border is rounding; more is a mistake that clipping would hide.
-    outside = np.abs(clip_boxes(boxes, frame) - boxes).max(axis=1, initial=0.0) > 0.01 * max(frame)
-    if outside.any():
-        return f"the box {boxes[outside.argmax()].tolist()} reaches outside the image of {frame[1]} x {frame[0]}"
-    boxes = scale_boxes(clip_boxes(boxes, frame), frame, (size, size))
-    return np.rint(resize_xray(image, size) * 255).astype(np.uint8), boxes
 
 
 # ---------------------------------------------------------------- the prepared folder
@@ -136,6 +117,7 @@ def prepare(
     seed: int = 0,
     fold: int = 0,
     limit: int | None = None,
+    processes: int | None = None,
     progress: bool = True,
 ) -> Collection:
     """Read annotations and images, check them, and write a prepared folder; one that fits is loaded instead.
@@ -155,8 +137,8 @@ def prepare(
         Decide the sides, see :func:`assign_sides`.
     limit : int, optional
         Use about so many films, evenly chosen: a quick trial.
-    progress : bool
-        Whether to show a bar.
+    processes, progress
+        See :func:`heartbox.parallel.parallel_map`.
 
     Raises
     ------
@@ -183,7 +165,7 @@ def prepare(
     # Sides are given before images are read, so that one broken image moves no other film.
     sides = assign_sides(films, seed, fold)
     kept, boxes, images = [], [], []
-    read = parallel_map(_read_one, [(film, size) for film in films], "Reading", progress=progress)
+    read = parallel_map(read_film, [(film, size) for film in films], "Reading", processes=processes, progress=progress)
     for film, side, result in zip(films, sides, read, strict=True):
         if isinstance(result, str):
             problems.append(Problem(film.name, result))
