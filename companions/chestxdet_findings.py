@@ -26,7 +26,7 @@ from heartbox.phantom.rays import MU_BONE, MU_LUNG, MU_SOFT, ellipsoid_path
 from heartbox.phantom.subject import keyed_generator
 
 NORMAL_SHARE = 0.35
-FINDINGS_PER_FILM = (0.45, 0.4, 0.15)  # how often an ill film has one, two, three
+FINDINGS_PER_FILM = (0.3, 0.4, 0.3)  # how often an ill film has one, two, three
 TISSUE_FOR_LUNG = MU_SOFT - MU_LUNG  # per mm: what a ray loses more where lung became tissue
 STREAM = 77  # key of the random stream, apart from those of the phantoms
 
@@ -100,7 +100,7 @@ def _mass(site: Site, rng: np.random.Generator) -> NDArray:
 
 def _calcification(site: Site, rng: np.random.Generator) -> NDArray:
     """Return chalk: small, sharp and as bright as bone."""
-    radius = rng.uniform(4, 6.5)
+    radius = rng.uniform(5, 8)
     centre = site.place(rng, 2 * radius)
     grains = sum(site.ball(centre + rng.normal(0, 0.5 * radius, 2), 0.6 * radius, rng) for _ in range(3))
     return (MU_BONE - MU_LUNG) * (0.5 * grains + 0.7 * site.ball(centre, radius, rng))

@@ -27,7 +27,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from tqdm import tqdm
 
 from companions.chestxdet_measuring import average_precision, threshold_at_floor
@@ -298,14 +298,21 @@ def _full_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
 
 
 def _light_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
-    body = torchvision.models.resnet18(weights="IMAGENET1K_V1" if start == "imagenet" else None)
+    # Statistics that were learnt elsewhere stay as they are: a batch of a few films would only blur them.
+    norm = FrozenBatchNorm2d if start else nn.BatchNorm2d
+    body = torchvision.models.resnet18(weights="IMAGENET1K_V1" if start == "imagenet" else None, norm_layer=norm)
     body.conv1 = grey_input(body.conv1)
     mean, std = 0.449, 0.226
     if start == "heart":
         heart, config = load_weights(HEART_WEIGHTS)
         mean, std = float(config["mean"]), float(config["std"])
-        body.conv1, body.bn1, body.layer1, body.layer2 = (heart.levels[0][k] for k in (0, 1, 4, 5))
-        body.layer3, body.layer4 = heart.levels[1], heart.levels[2]
+        stem = heart.levels[0]
+        ours = (body.conv1, body.bn1, body.layer1, body.layer2, body.layer3, body.layer4)
+        for mine, theirs in zip(ours, (stem[0], stem[1], stem[4], stem[5], *heart.levels[1:]), strict=True):
+            mine.load_state_dict(theirs.state_dict())
+    if start:
+        for part in (body.conv1, body.layer1):  # edges and textures: known, and the dearest to learn anew
+            part.requires_grad_(False)
     width, hidden = 64, 256
     backbone = BackboneWithFPN(body, {f"layer{k}": str(k - 2) for k in (2, 3, 4)}, [128, 256, 512], width)
     scale = recipe.size / 224  # two sizes of anchors on each of the strides 8, 16, 32 and 64
