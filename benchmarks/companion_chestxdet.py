@@ -25,9 +25,10 @@ from torchmetrics.functional.classification import binary_auroc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from companions.chestxdet import recognise_layout
-from companions.chestxdet_learning import Detection, DetectionTask, find, make_detector, score_films, train_normal, tune
+from companions.chestxdet_learning import Detection, DetectionTask, find, make_detector, score_films, train_normal
 from companions.chestxdet_measuring import average_precision, threshold_at_floor, usual_boxes, wilson
 from companions.chestxdet_prepared import SIDES, Collection, Findings, NormalOrNot, prepare
+from companions.chestxdet_study import tune
 from heartbox.files import complete_or_absent
 from heartbox.training import fit
 
@@ -115,9 +116,10 @@ def as_markdown(folds: list[dict], wanted: int, recipe: Detection) -> str:
         f"| small CNN | {_share(called & ill, ill)} | {_share(~called & ~ill, ~ill)} | {np.mean(auc):.3f} |",
         "| everything is ill | 1.00 | 0.00 | 0.500 |",
         "",
-        f"**Stage 2, which finding and where**: {len(truth)} films with known boxes, {measured['detector'].boxes.sum()}",
+        "**Stage 2, which finding and where**:",
+        f"{len(truth)} films that have boxes or surely none, {measured['detector'].boxes.sum()}",
         f"boxes; Faster R-CNN, {recipe.backbone}-FPN started from {start}, {recipe.size} px, {recipe.epochs} epochs on",
-        f"{trained} films, last epoch's weights. *Usual*: the mean boxes of the training films, the same for every film.",
+        f"{trained} films, last epoch's weights. *Usual*: the mean boxes of the training films, the same everywhere.",
         "",
         "| average precision | boxes | detector, IoU 0.3 | detector, IoU 0.5 | usual, IoU 0.3 | usual, IoU 0.5 |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Both stages' networks and how they learn: a small CNN tuned under a floor on specificity, and a Faster R-CNN.
+"""Both stages' networks and how they learn: a small CNN for normal or not, and a Faster R-CNN for the findings.
 
 The loop, its checkpoints and its going on after a stop are :func:`heartbox.training.fit`'s; here are the tasks.
 """
@@ -6,16 +6,12 @@ The loop, its checkpoints and its going on after a stop are :func:`heartbox.trai
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import sys
 import urllib.error
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import optuna
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -28,7 +24,6 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
-from tqdm import tqdm
 
 from companions.chestxdet_measuring import average_precision, threshold_at_floor
 from heartbox.networks import grey_input
@@ -113,100 +108,20 @@ def score_films(model: nn.Module, films: Dataset, device: torch.device | str = "
     return torch.cat([model(x.to(device)).sigmoid().cpu() for x, _ in batches]).numpy()
 
 
-def suggest(trial: optuna.Trial) -> dict:
-    """Draw the settings of one trial: the search space."""
-    return {
-        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
-        "positive_weight": trial.suggest_float("positive_weight", 0.5, 4.0, log=True),
-        "width": trial.suggest_categorical("width", [8, 16, 24]),
-        "blocks": trial.suggest_int("blocks", 3, 5),
-        "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-    }
-
-
 def train_normal(
     settings: dict, train: Dataset, val: Dataset, folder: str | Path, epochs: int, floor: float, seed: int = 0,
     progress: bool = False,
 ) -> tuple[SmallCNN, NormalTask, object]:  # fmt: skip
-    """Train one small CNN with settings as :func:`suggest` gives them; return it, its task and its history."""
+    """Train one small CNN; return it, its task and its history.
+
+    Its settings are those that :func:`companions.chestxdet_study.suggest` draws; the rest is `fit`'s.
+    """
     schedule = Schedule(epochs, 16, settings["learning_rate"], settings["weight_decay"])
     task = NormalTask(schedule, floor, settings["positive_weight"])
     torch.manual_seed(seed)
     model = SmallCNN(settings["width"], settings["blocks"], settings["dropout"])
     history = fit(model, train, val, task, folder, seed=seed, progress=progress)
     return model, task, history
-
-
-def tune(
-    train: Dataset, val: Dataset, folder: str | Path, trials: int, epochs: int, floor: float, seed: int = 0,
-    progress: bool = True,
-) -> optuna.Study:  # fmt: skip
-    """Search settings of the small CNN for the highest recall under a floor on specificity.
-
-    The aim of a trial is the recall on `val` at the threshold at which its specificity is at least `floor`, as the
-    last epoch has it. Calling everything ill gains nothing here: no threshold of a constant score meets the floor.
-    The study lies in SQLite (``folder/study.db``); a study that was stopped completes its remaining trials only, and
-    ends with the same trials as one that nobody stopped. Another size, floor, seed or data is another study.
-
-    Parameters
-    ----------
-    train, val : Dataset
-        As :class:`companions.chestxdet_prepared.NormalOrNot`.
-    folder : path
-        Where the study and the trials' checkpoints go.
-    trials, epochs : int
-        How many trials, and epochs of each.
-    floor : float
-        The least specificity, in (0, 1).
-    seed : int
-        Decides the suggestions, and each training.
-    progress : bool
-        Whether to show a bar.
-
-    Returns
-    -------
-    optuna.Study
-        With at least `trials` completed trials.
-
-    Raises
-    ------
-    ValueError
-        If the floor is not between 0 and 1.
-    """
-    if not 0 < floor < 1:
-        raise ValueError(f"the floor on specificity must lie between 0 and 1, got {floor}: at 0 everything may be ill")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    about = [epochs, floor, seed, train.images.shape, hashlib.sha256(train.images[:8].tobytes()).hexdigest(),
-             train.ill.tolist(), val.ill.tolist()]  # fmt: skip
-    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = f"sqlite:///{(folder / 'study.db').resolve().as_posix()}"
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was stopped half-way
-
-    def objective(trial: optuna.Trial) -> float:
-        where = folder / f"trials-{name}" / str(_completed(study))
-        _, _, history = train_normal(suggest(trial), train, val, where, epochs, floor, seed)
-        trial.set_user_attr("val_auc", float(history["val_auc"].iloc[-1]))
-        return float(history["val_recall"].iloc[-1])
-
-    bar = tqdm(total=trials, initial=min(_completed(study), trials), desc="Trials", unit="trial", file=sys.stdout,
-               mininterval=1.0, disable=not progress)  # fmt: skip
-    while _completed(study) < trials:
-        # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
-        study.sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + _completed(study), n_startup_trials=5)
-        study.optimize(objective, n_trials=1)
-        bar.set_postfix({"best recall": f"{study.best_value:.3f}"}, refresh=False)
-        bar.update()
-    bar.close()
-    return study
-
-
-def _completed(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
 
 
 # ---------------------------------------------------------------- stage 2: which finding, and where

@@ -237,11 +237,13 @@ def choose_threshold(
 
     One threshold for all: a few boxes of each finding on the validation side are too few for one each.
     """
-    best = (-1.0, 0.5)
+    best = (0.0, 0.5)  # where nothing is right at any threshold
     for threshold in np.arange(1, 20) / 20:
         pairs = list(zip(answers, truths, strict=True))
         matched = [match_boxes(*pair, label, threshold, iou) for pair in pairs for label in range(1, len(findings) + 1)]
-        best = max(best, (np.nan_to_num(_rates(*np.sum(matched, axis=0), 0)["f1"]), float(threshold)))
+        f1 = float(np.nan_to_num(_rates(*np.sum(matched, axis=0), 0)["f1"]))
+        if f1 > best[0]:
+            best = f1, float(threshold)
     return best[1]
 
 

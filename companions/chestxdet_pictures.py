@@ -1,16 +1,14 @@
-"""Pictures of both stages: films with boxes and scores, a confusion matrix, curves, the study's plots.
+"""Pictures of both stages: films with boxes and scores, a confusion matrix, curves.
 
 Draws what it is handed: knows no networks and reads no files.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import optuna
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -100,21 +98,6 @@ def draw_tradeoff(scores: ArrayLike, ill: ArrayLike, floor: float, chosen: dict[
     ax.legend(loc="lower left", fontsize=8)
     figure.tight_layout()
     return figure
-
-
-def draw_study(study: optuna.Study) -> list[Figure]:
-    """Draw a study's history, what each setting gave, and which settings mattered, by Optuna's own plots."""
-    figures = []
-    with warnings.catch_warnings():
-        # These plots are marked experimental, which says nothing about the figures in them.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        plots = optuna.visualization.matplotlib
-        figures.append(plots.plot_optimization_history(study, target_name="recall under the floor").figure)
-        figures[-1].set_size_inches(7, 3)
-        slices = np.atleast_1d(plots.plot_slice(study, target_name="recall"))
-        figures.append(slices.flat[0].figure)
-        figures[-1].set_size_inches(13, 2.6)
-    return figures
 
 
 def draw_rise(history: pd.DataFrame, baseline: float) -> Figure:

@@ -38,7 +38,6 @@ from companions.chestxdet_learning import (  # noqa: E402
     find,
     make_detector,
     score_films,
-    tune,
 )
 from companions.chestxdet_measuring import (  # noqa: E402
     average_precision,
@@ -52,6 +51,7 @@ from companions.chestxdet_measuring import (  # noqa: E402
 )
 from companions.chestxdet_prepared import Collection, Findings, NormalOrNot, assign_sides  # noqa: E402
 from companions.chestxdet_prepared import prepare as prepare_with_bar  # noqa: E402
+from companions.chestxdet_study import tune  # noqa: E402
 from heartbox.phantom import render, sample_subject  # noqa: E402
 from heartbox.training import Schedule, fit  # noqa: E402
 
@@ -550,7 +550,7 @@ def test_boxes_move_with_the_film(small):
 
 def test_study_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch):
     """A study killed in its second trial ends with the trials of one that nobody disturbed."""
-    import companions.chestxdet_learning as learning
+    import companions.chestxdet_study as learning
 
     train, val = NormalOrNot(small, "train", 32, augment=True), NormalOrNot(small, "val", 32)
     whole = tune(train, val, tmp_path / "whole", 3, 1, 0.5, progress=False)
