@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the films, pixels")
     parser.add_argument("--out", type=Path, default=HERE / "companion_chestxdet.md")
     arguments = parser.parse_args()
-    recipe = Detection(epochs=arguments.epochs, batch_size=4, learning_rate=1e-3, backbone=arguments.backbone,
+    recipe = Detection(epochs=arguments.epochs, batch_size=4, learning_rate=2e-3, backbone=arguments.backbone,
                        start=arguments.start, size=arguments.size)  # fmt: skip
     layout = recognise_layout(arguments.data)
     if layout is None:

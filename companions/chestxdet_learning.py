@@ -89,7 +89,8 @@ class NormalTask(Task):
     def loss(self, model: nn.Module, batch: Sequence[Tensor], epoch: int, device: torch.device) -> Tensor:
         """Return the weighted cross-entropy."""
         x, ill = (part.to(device) for part in batch)
-        return F.binary_cross_entropy_with_logits(model(x), ill, pos_weight=torch.tensor(self.positive_weight))
+        weight = torch.tensor(self.positive_weight, device=device)
+        return F.binary_cross_entropy_with_logits(model(x), ill, pos_weight=weight)
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[NDArray, dict[str, float]]:
         """Return a score in [0, 1] for each film, and how good they are."""
@@ -239,6 +240,7 @@ def _light_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
         image_mean=[mean],
         image_std=[std],
         rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4),
+        rpn_fg_iou_thresh=0.5,  # 0.7 is for photographs, where anchors of every size lie close
         rpn_pre_nms_top_n_train=400,
         rpn_pre_nms_top_n_test=200,
         rpn_post_nms_top_n_train=200,

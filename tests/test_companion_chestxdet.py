@@ -626,6 +626,28 @@ def test_resnet50_takes_grey_films():
     assert model.roi_heads.box_predictor.cls_score.out_features == 11
 
 
+# ---------------------------------------------------------------- the benchmark
+
+
+def test_benchmark_pools_its_folds(monkeypatch):
+    """Two folds of two films: three of the four right in stage 1, one of two boxes found first in stage 2."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import companion_chestxdet
+
+    def fold(called: list, given: dict, start: str) -> dict:
+        stage2 = {"answers": [given, answer()], "usual": [answer()] * 2, "truth": [answer((A, 1)), answer()]}
+        stage2 |= {"findings": ["Opacity"], "started_from": start, "trained_on": 7}
+        stage1 = {"auc": 0.75, "called": called, "ill": [True, False]}
+        return {"layout": "NIH", "problems": 0, "stage1": stage1, "stage2": stage2}
+
+    folds = [fold([True, False], answer((A, 1, 0.9)), "heart"), fold([True, True], answer((FAR, 1, 0.8)), "heart")]
+    text = companion_chestxdet.as_markdown(folds, 5, Detection())
+    assert "2 of 5 folds measured" in text
+    assert "4 films, 2 ill" in text
+    assert "| small CNN | 1.00 (0.34 to 1.00) | 0.50 (0.09 to 0.91) | 0.750 |" in text
+    assert f"| Opacity | 2 | {51 / 101:.3f} | {51 / 101:.3f} | 0.000 | 0.000 |" in text
+
+
 # ---------------------------------------------------------------- the notebook
 
 
