@@ -8,8 +8,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch.utils.data import Dataset
 from tqdm import TqdmWarning, tqdm
 
@@ -105,15 +107,16 @@ def _completed(study: optuna.Study) -> int:
 
 
 def draw_study(study: optuna.Study) -> list[Figure]:
-    """Draw a study's history, what each setting gave, and which settings mattered, by Optuna's own plots."""
-    figures = []
-    with warnings.catch_warnings():
-        # These plots are marked experimental, which says nothing about the figures in them.
+    """Draw a study's history and what each setting gave, by Optuna's own plots."""
+    plots = optuna.visualization.matplotlib
+    # These plots are marked experimental, and set a style for all that is drawn after them: neither is wanted.
+    with warnings.catch_warnings(), plt.rc_context():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        plots = optuna.visualization.matplotlib
-        figures.append(plots.plot_optimization_history(study, target_name="recall under the floor").figure)
-        figures[-1].set_size_inches(7, 3)
-        slices = np.atleast_1d(plots.plot_slice(study, target_name="recall"))
-        figures.append(slices.flat[0].figure)
-        figures[-1].set_size_inches(13, 2.6)
-    return figures
+        history = plots.plot_optimization_history(study, target_name="recall under the floor")
+        slices = np.atleast_1d(plots.plot_slice(study, target_name="recall under the floor")).flat
+        history.xaxis.set_major_locator(MaxNLocator(integer=True))
+        history.figure.set_size_inches(7, 3)
+        for ax in slices:
+            ax.xaxis.set_minor_formatter(NullFormatter())  # on a narrow logarithmic axis they overprint each other
+        slices[0].figure.set_size_inches(13, 2.6)
+    return [history.figure, slices[0].figure]
