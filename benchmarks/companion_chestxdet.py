@@ -145,13 +145,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark-chestxdet"))
     parser.add_argument("--folds", type=int, nargs="*", help="only these; the table has all that were measured")
-    parser.add_argument("--epochs", type=int, default=12, help="of the detector")
+    parser.add_argument("--epochs", type=int, default=10, help="of the detector")
     parser.add_argument("--backbone", default="resnet18", help="resnet18, or resnet50 where there is a GPU")
     parser.add_argument("--start", default="heart", help="see companions.chestxdet_learning.Detection")
     parser.add_argument("--size", type=int, default=224, help="side of the films, pixels")
     parser.add_argument("--out", type=Path, default=HERE / "companion_chestxdet.md")
     arguments = parser.parse_args()
-    recipe = Detection(epochs=arguments.epochs, batch_size=4, learning_rate=2e-3, backbone=arguments.backbone,
+    recipe = Detection(epochs=arguments.epochs, batch_size=2, learning_rate=1.5e-3, backbone=arguments.backbone,
                        start=arguments.start, size=arguments.size)  # fmt: skip
     layout = recognise_layout(arguments.data)
     if layout is None:

@@ -590,8 +590,8 @@ def test_small_network_learns(small, tmp_path):
 
 
 def test_detector_learns_and_goes_on(small, tmp_path):
-    train, val, test = Findings(small, "train", augment=True), Findings(small, "val"), Findings(small, "test")
-    recipe = Detection(epochs=10, batch_size=4, learning_rate=2e-3, size=64)
+    train, val, test = (Findings(small, side) for side in ("train", "val", "test"))
+    recipe = Detection(epochs=5, batch_size=2, learning_rate=2e-3, size=64)
     task = DetectionTask(recipe, small.findings)
     model = make_detector(recipe, 1)
     assert model.started_from == "heart"
