@@ -95,17 +95,25 @@ class Collection:
         return pd.concat([table, boxes]).reindex(columns=list(SIDES)).fillna(0).astype(int)
 
 
+def part_patients(films: Sequence[Film]) -> tuple[list[Film], list[Problem]]:
+    """Leave out training films of patients who are on the official test side: who is reported was not learnt from."""
+    tested = {film.patient for film in films if film.split == "test"}
+    shared = [film for film in films if film.split != "test" and film.patient in tested]
+    fault = "another film of this patient is on the test side"
+    kept = [film for film in films if film.split == "test" or film.patient not in tested]
+    return kept, [Problem(film.name, fault) for film in shared]
+
+
 def assign_sides(films: Sequence[Film], seed: int = 0, fold: int = 0) -> NDArray:
     """Give each film to ``"train"``, ``"val"`` or ``"test"``, all films of a patient to the same.
 
     Where the data bring a test side it stays, and a fifth of the rest validates. Else a fifth tests, a fifth
-    validates: of five folds, number `fold` and the one after it. Ill and normal are spread evenly. A patient of the
-    official test side is nowhere else.
+    validates: of five folds, number `fold` and the one after it. Ill and normal are spread evenly.
     """
-    patients = [film.patient for film in films]
-    official = {film.patient for film in films if film.split == "test"}
-    folds = assign_folds(patients, ["ill" if film.ill else "normal" for film in films], 5, seed)
-    tests = np.array([patient in official for patient in patients]) if official else folds == fold
+    official = np.array([film.split == "test" for film in films])
+    states = ["ill" if film.ill else "normal" for film in films]
+    folds = assign_folds([film.patient for film in films], states, 5, seed)
+    tests = official if official.any() else folds == fold
     return np.where(tests, "test", np.where(folds == (fold + 1) % 5, "val", "train"))
 
 
@@ -147,8 +155,9 @@ def prepare(
     """
     out = Path(out)
     films, problems = read_annotations(folder)
-    films, more = match_images(folder, films, problems)
-    problems += more
+    films, missing = match_images(folder, films, problems)
+    films, shared = part_patients(films)
+    problems += missing + shared
     if limit and len(films) > limit:
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
     if len(films) < 10:
