@@ -49,7 +49,7 @@ from companions.chestxdet_measuring import (  # noqa: E402
     usual_boxes,
     wilson,
 )
-from companions.chestxdet_prepared import Collection, Findings, NormalOrNot, assign_sides  # noqa: E402
+from companions.chestxdet_prepared import Collection, Findings, NormalOrNot, assign_sides, part_patients  # noqa: E402
 from companions.chestxdet_prepared import prepare as prepare_with_bar  # noqa: E402
 from companions.chestxdet_study import tune  # noqa: E402
 from heartbox.phantom import render, sample_subject  # noqa: E402
@@ -202,11 +202,14 @@ def test_sides_keep_the_official_test_films():
     assert (sides[:20] == "test").all()
     assert not (sides[20:] == "test").any()
     assert 10 <= (sides[20:] == "val").sum() <= 22
-    twin = [
-        Film("00000001_000.png", "test", True, ()),
-        *(Film(f"{k:08d}_001.png", "train", k % 2 > 0, ()) for k in range(1, 30)),
-    ]
-    assert assign_sides(twin)[1] == "test"  # another film of a test patient teaches nothing
+
+
+def test_other_films_of_a_test_patient_teach_nothing():
+    films = [Film("00000001_000.png", "test", True, ()), Film("00000001_001.png", "test", True, ())]
+    films += [Film(f"{k:08d}_002.png", "train", k % 2 > 0, ()) for k in range(1, 4)]
+    kept, problems = part_patients(films)
+    assert [film.name for film in kept] == [film.name for film in films if film.name != "00000001_002.png"]
+    assert [(problem.file, problem.consequence) for problem in problems] == [("00000001_002.png", "left out")]
 
 
 def test_prepared_again_and_after_a_change(tmp_path):
