@@ -28,7 +28,7 @@ OPACITY = 101  # key of this module's own stream of random numbers
 
 
 class Opacities:
-    """Patches of lung whose air has given way to fluid, for :func:`heartbox.phantom.render`.
+    """Patches of lung whose air has given way to fluid: what :func:`heartbox.phantom.render` may plant.
 
     Attributes
     ----------
@@ -39,8 +39,8 @@ class Opacities:
     def __init__(self, rng: np.random.Generator):
         self.rng, self.boxes = rng, []
 
-    def __call__(self, masks: dict, spacing: float) -> np.ndarray:
-        """Return the attenuation to add, float32 in the masks' shape."""
+    def __call__(self, attenuation: np.ndarray, masks: dict, spacing: float) -> np.ndarray:
+        """Return the attenuation with the opacities in its way, float32 in the masks' shape."""
         rng, size = self.rng, len(masks["heart"])
         lungs = [mask for name, mask in masks.items() if name != "heart"]
         added = np.zeros((size, size), np.float32)
@@ -49,7 +49,7 @@ class Opacities:
             y, x = np.nonzero(patch > 0.3 * patch.max())
             self.boxes.append(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) / size)
             added = np.maximum(added, patch)
-        return added
+        return attenuation + added
 
     def _patch(self, lung: np.ndarray, spacing: float) -> np.ndarray:
         """Attenuation of one cloudy ellipsoid, cut off where the lung ends."""

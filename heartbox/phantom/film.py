@@ -20,6 +20,10 @@ from .subject import Subject
 
 MINIMUM_SIZE = 64
 
+# Called as plant(attenuation, masks, spacing) with float32 (n, n), the bool masks (n, n) "heart", `LEFT` and `RIGHT`
+# and mm a pixel; n may be a multiple of the film's size. Returns the attenuation with something in its rays' way.
+Plant = Callable[[np.ndarray, dict, float], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Phantom:
@@ -54,7 +58,7 @@ def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     return truth_boxes(build(subject, size))
 
 
-def render(subject: Subject, size: int = 1024, lesions: Callable[[dict, float], np.ndarray] | None = None) -> Phantom:
+def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Phantom:
     """Compute one film.
 
     Parameters
@@ -63,9 +67,8 @@ def render(subject: Subject, size: int = 1024, lesions: Callable[[dict, float], 
         From `sample_subject`.
     size : int
         Rows and columns of the image, at least 64.
-    lesions : callable, optional
-        What illness adds: called as ``lesions(masks, spacing)`` with the masks of `heartbox.phantom.body.truth` and
-        the mm of a pixel, it returns the attenuation to add along every ray, in the masks' shape.
+    plant : callable, optional
+        Puts something more into the body before the plate is exposed, see `Plant`. Boxes and masks stay the body's.
 
     Returns
     -------
@@ -85,10 +88,10 @@ def render(subject: Subject, size: int = 1024, lesions: Callable[[dict, float], 
     body = build(subject, size * factor)
     heart, thorax = truth_boxes(body)
     masks = truth(body)
-    rays = attenuation(subject, body)
-    if lesions is not None:
-        rays = rays + lesions(masks, body.beam.spacing)
-    signal = expose(rays, subject, body.beam.spacing)
+    exponent = attenuation(subject, body)
+    if plant is not None:
+        exponent = plant(exponent, masks, body.beam.spacing)
+    signal = expose(exponent, subject, body.beam.spacing)
     image = mark(develop(signal, subject, masks[LEFT] | masks[RIGHT]), subject)
     if factor > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)

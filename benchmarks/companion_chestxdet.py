@@ -1,0 +1,172 @@
+"""How well the companion on ChestX-Det10 does on real films: both stages, on films that nothing was chosen on.
+
+    python benchmarks/companion_chestxdet.py DATA [--work FOLDER] [--folds K ...] [--epochs N] [--backbone NAME] ...
+
+DATA is a folder in one of the layouts of companions/chestxdet.py. NIH films bring no test side: five folds by patient,
+each film answered by networks that were trained without its patient, and whose settings and thresholds were chosen on
+a fold of others. ChestX-Det and ChestX-Det10 bring one, so there is one fold.
+
+Everything has its checkpoints under --work: a run that is stopped goes on, a fold that is done is not repeated, and
+the table of the folds there are is written each time, to benchmarks/companion_chestxdet.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import binary_auroc
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from companions.chestxdet import recognise_layout
+from companions.chestxdet_learning import Detection, DetectionTask, find, make_detector, score_films, train_normal
+from companions.chestxdet_measuring import average_precision, threshold_at_floor, usual_boxes, wilson
+from companions.chestxdet_prepared import SIDES, Collection, Findings, NormalOrNot, prepare
+from companions.chestxdet_study import tune
+from heartbox.files import complete_or_absent
+from heartbox.training import fit
+
+HERE = Path(__file__).resolve().parent
+SEED, FLOOR, SIZE = 0, 0.8, 128
+TRIALS, TRIAL_EPOCHS, FINAL_EPOCHS = 6, 3, 10
+
+
+def measure_stage1(films: Collection, work: Path) -> dict:
+    """Tune, train and answer stage 1 on one fold; the threshold is val's."""
+    sides = {side: NormalOrNot(films, side, SIZE, augment=side == "train") for side in SIDES}
+    study = tune(sides["train"], sides["val"], work / "study", TRIALS, TRIAL_EPOCHS, FLOOR, SEED, sys.stdout.isatty())
+    settings = study.best_params
+    model, _, _ = train_normal(settings, sides["train"], sides["val"], work / "normal", FINAL_EPOCHS, FLOOR, SEED)
+    chosen = threshold_at_floor(score_films(model, sides["val"]), sides["val"].ill, FLOOR)
+    scores, ill = score_films(model, sides["test"]), sides["test"].ill
+    return {
+        "auc": float(binary_auroc(torch.from_numpy(scores), torch.from_numpy(ill).long())),
+        "called": (scores >= chosen["threshold"]).tolist(),
+        "ill": ill.astype(bool).tolist(),
+    }
+
+
+def measure_stage2(films: Collection, recipe: Detection, work: Path) -> dict:
+    """Train and answer stage 2 on one fold, beside the usual boxes."""
+    train, val, test = Findings(films, "train", augment=True), Findings(films, "val"), Findings(films, "test")
+    model = make_detector(recipe, len(films.findings), SEED)
+    task = DetectionTask(recipe, films.findings)
+    history = fit(model, train, val, task, work / "detector", seed=SEED, progress=sys.stdout.isatty())
+    return {
+        "answers": find(model, test),
+        "usual": usual_boxes(train, len(test)),
+        "truth": [test.truth(i) for i in range(len(test))],
+        "findings": list(films.findings),
+        "started_from": model.started_from,
+        "trained_on": len(train),
+        "val_map50": [float(value) for value in history["val_map50"]],
+    }
+
+
+def measure(data: Path, work: Path, fold: int, recipe: Detection) -> dict:
+    """Measure one fold, or load what an earlier run measured with the same settings on the same films."""
+    films = prepare(data, work / "films", recipe.size, seed=SEED, fold=fold, progress=sys.stdout.isatty())
+    constants = [SEED, FLOOR, SIZE, TRIALS, TRIAL_EPOCHS, FINAL_EPOCHS]
+    settings = json.dumps([dataclasses.asdict(recipe), constants, films.stats["checksum"]])
+    path = work / "measured.pt"
+    if path.is_file():
+        found = torch.load(path, weights_only=True)
+        if found["settings"] == settings:
+            return found
+    print(f"fold {fold}: {films.films['side'].value_counts().to_dict()} films", flush=True)
+    found = {"settings": settings, "layout": films.stats["layout"], "problems": len(films.problems)}
+    found["stage1"] = measure_stage1(films, work)
+    found["stage2"] = measure_stage2(films, recipe, work)
+    with complete_or_absent(path) as part:
+        torch.save(found, part)
+    return found
+
+
+def as_markdown(folds: list[dict], wanted: int, recipe: Detection) -> str:
+    """Write the table for a reader."""
+    called = np.concatenate([fold["stage1"]["called"] for fold in folds])
+    ill = np.concatenate([fold["stage1"]["ill"] for fold in folds])
+    auc = [fold["stage1"]["auc"] for fold in folds]
+    answers, usual, truth = (
+        [one for fold in folds for one in fold["stage2"][key]] for key in ("answers", "usual", "truth")
+    )
+    findings, start = folds[0]["stage2"]["findings"], folds[0]["stage2"]["started_from"] or "nothing"
+    measured = {"detector": average_precision(answers, truth, findings)}
+    measured["usual boxes"] = average_precision(usual, truth, findings)
+    split = "five folds by patient, each film answered out of fold" if wanted > 1 else "the dataset's own test side"
+    trained = " / ".join(str(fold["stage2"]["trained_on"]) for fold in folds)
+    lines = [
+        f"{folds[0]['layout']} films, seed {SEED}, {split}; {len(folds)} of {wanted} folds measured. Settings,",
+        "thresholds and nothing else were chosen on a validation side of other patients. "
+        f"{folds[0]['problems']} problems in the data.",
+        "Written by `python benchmarks/companion_chestxdet.py DATA`.",
+        "",
+        f"**Stage 1, normal or not**: {len(ill)} films, {int(ill.sum())} ill; small CNN at {SIZE} px, {TRIALS} trials",
+        f"of {TRIAL_EPOCHS} epochs, then {FINAL_EPOCHS} epochs; floor on specificity {FLOOR} on the validation side.",
+        "In brackets Wilson's 95 % interval.",
+        "",
+        "| | recall | specificity | area under the ROC curve, mean of the folds |",
+        "|---|---|---|---|",
+        f"| small CNN | {_share(called & ill, ill)} | {_share(~called & ~ill, ~ill)} | {np.mean(auc):.3f} |",
+        "| everything is ill | 1.00 | 0.00 | 0.500 |",
+        "",
+        "**Stage 2, which finding and where**:",
+        f"{len(truth)} films that have boxes or surely none, {measured['detector'].boxes.sum()}",
+        f"boxes; Faster R-CNN, {recipe.backbone}-FPN started from {start}, {recipe.size} px, {recipe.epochs} epochs on",
+        f"{trained} films, last epoch's weights. *Usual*: the mean boxes of the training films, the same everywhere.",
+        "",
+        "| average precision | boxes | detector, IoU 0.3 | detector, IoU 0.5 | usual, IoU 0.3 | usual, IoU 0.5 |",
+        "|---|---|---|---|---|---|",
+    ]
+    pairs = [(name, iou) for name in measured for iou in (0.3, 0.5)]
+    for k, finding in enumerate(findings):
+        cells = " | ".join(f"{measured[name].at(iou)[k]:.3f}" for name, iou in pairs)
+        lines.append(f"| {finding} | {measured['detector'].boxes[k]} | {cells} |")
+    if len(findings) > 1:
+        cells = " | ".join(f"{measured[name].map(iou):.3f}" for name, iou in pairs)
+        lines.append(f"| mean | {measured['detector'].boxes.sum()} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _share(right: np.ndarray, of: np.ndarray) -> str:
+    low, high = wilson(int(right.sum()), int(of.sum()))
+    return f"{right.sum() / of.sum():.2f} ({low:.2f} to {high:.2f})"
+
+
+def main() -> None:
+    """Measure what is not measured yet, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark-chestxdet"))
+    parser.add_argument("--folds", type=int, nargs="*", help="only these; the table has all that were measured")
+    parser.add_argument("--epochs", type=int, default=10, help="of the detector")
+    parser.add_argument("--backbone", default="resnet18", help="resnet18, or resnet50 where there is a GPU")
+    parser.add_argument("--start", default="heart", help="see companions.chestxdet_learning.Detection")
+    parser.add_argument("--size", type=int, default=224, help="side of the films, pixels")
+    parser.add_argument("--out", type=Path, default=HERE / "companion_chestxdet.md")
+    arguments = parser.parse_args()
+    recipe = Detection(epochs=arguments.epochs, batch_size=2, learning_rate=1.5e-3, backbone=arguments.backbone,
+                       start=arguments.start, size=arguments.size)  # fmt: skip
+    layout = recognise_layout(arguments.data)
+    if layout is None:
+        raise SystemExit(f"{arguments.data}: none of the layouts of companions/chestxdet.py lies here")
+    count = 5 if layout == "NIH" else 1
+    done = []
+    for fold in range(count):
+        work = arguments.work / f"fold-{fold}"
+        if arguments.folds is None or fold in arguments.folds or (work / "measured.pt").is_file():
+            done.append(measure(arguments.data, work, fold, recipe))
+    text = as_markdown(done, count, recipe)
+    with complete_or_absent(arguments.out) as part:
+        part.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
