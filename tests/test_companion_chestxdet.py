@@ -669,7 +669,3 @@ def test_notebook_on_the_sample(tmp_path):
     assert set(metrics["stage1"]) == {"128 px", "224 px", "everything is ill"}
     assert {"detector", "usual_boxes"} <= set(metrics["stage2"])
     assert (tmp_path / "artifacts" / "chestxdet" / "study" / "study.db").is_file()
-
-
-def test_committed_notebook():
-    test_notebooks.test_committed_notebooks(f"companions/{NOTEBOOK}")

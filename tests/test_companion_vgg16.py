@@ -457,16 +457,3 @@ def test_the_notebook_on_the_sample(tmp_path):
     metrics = pd.read_json(tmp_path / "results" / "vgg16" / "metrics.json", typ="series")
     assert {"mean box", "published", "mended"} <= set(metrics["answers"])
     assert (folder / "data" / "vgg16-sample" / "labels.csv").is_file()
-
-
-def test_the_committed_notebook():
-    text = (ROOT / "companions" / NOTEBOOK).read_text(encoding="utf-8")
-    notebook = nbformat.reads(text, 4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    outputs = [output for cell in code for output in cell.outputs]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    assert "widgets" not in notebook.metadata
-    assert "synthetic" in output_of(ROOT / "companions" / NOTEBOOK)
-    assert np.median([len(cell.source.splitlines()) for cell in code]) <= 10

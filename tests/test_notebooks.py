@@ -18,6 +18,7 @@ from heartbox.layouts import RSNA_COLUMNS
 from heartbox.phantom import write_phantoms
 
 ROOT = Path(__file__).resolve().parent.parent
+COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
 
@@ -134,7 +135,7 @@ def test_the_last_notebook_alone_with_the_released_weights(tmp_path, real_data):
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *COMPANIONS])
 def test_committed_notebooks(name):
     """They show their pictures, hold no error, no widget state, and no path of a machine."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -142,14 +143,17 @@ def test_committed_notebooks(name):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     outputs = [output for cell in code for output in cell.outputs]
-    assert all(cell.execution_count for cell in code), "run it, so that readers see its pictures"
+    counts = [cell.execution_count for cell in code]
+    assert counts == list(range(1, len(code) + 1)), "run it from the top, so that readers see its pictures"
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert "widgets" not in notebook.metadata
     assert notebook.metadata.kernelspec.name == "python3"
     assert len(text) < 3_000_000
     assert not re.search(r"[\"' =(]/(root|work|home|tmp|Users)/", text)
     assert np.median([len(cell.source.splitlines()) for cell in code]) <= 10
+    if name in COMPANIONS:  # what is shown comes from the embedded sample
+        assert re.search("synthetic|phantoms", output_of(ROOT / name))
 
 
 def test_ruff_finds_nothing():
