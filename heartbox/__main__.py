@@ -39,8 +39,8 @@ def answer(detector: HeartDetector, source: Source, wanted: dict[str, Path]) -> 
             if "overlay" in wanted:
                 save_figure(wanted["overlay"], draw_found(found))
             if "report" in wanted:
-                folder, name = wanted["report"].parent, wanted["report"].name
-                write_report(folder, name, found, detector.explain(found.xray))
+                stem = wanted["report"].stem
+                write_report(wanted["report"].parent, source.name, found, detector.explain(found.xray), stem)
             try:
                 if "sr" in wanted:
                     write_measurement_report(wanted["sr"], path, found)
@@ -120,11 +120,36 @@ class Journal:
         self.path.unlink()
 
 
+def _unusable(options: argparse.Namespace) -> str:
+    """Say why nothing could be written where it is wanted, before anything is worked on; nothing if it could."""
+    if options.csv and options.csv.is_dir():
+        return f"--csv {options.csv}: this is a folder; name a file in it"
+    if options.csv and options.csv.is_file():
+        with options.csv.open(encoding="utf-8", errors="replace") as stream:
+            first = stream.readline().strip()
+        if first and first != ",".join(TABLE_COLUMNS):
+            return f"--csv {options.csv}: there is a file that is no table of this command; name another"
+    for name in ("overlays", "reports", "dicom_sr", "dicom_sc"):
+        folder = getattr(options, name)
+        if folder and folder.exists() and not folder.is_dir():
+            return f"--{name.replace('_', '-')} {folder}: this is a file; name a folder"
+    return ""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on.
+    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on; 130 if
+    it was interrupted.
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted; with --csv the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
@@ -142,9 +167,16 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    images = collect(options.paths)
+    problem = _unusable(options)
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    passed_over: list[Path] = []
+    images = collect(options.paths, passed_over)
     if not images:
-        print("no X-ray files in what was named", file=sys.stderr)
+        named = ", ".join(path.as_posix() for path in options.paths)
+        others = f"; {len(passed_over)} files of other kinds are there" if passed_over else ""
+        print(f"{named}: no X-ray files (DICOM, PNG, JPEG, TIFF){others}", file=sys.stderr)
         return 2
     journal = Journal(options.csv, detector) if options.csv else None
     rows = []
@@ -174,8 +206,13 @@ def main(arguments: list[str] | None = None) -> int:
         journal.close()
     else:
         print("\n\n".join(describe(row) for row in rows))
-    failed = int(table["error"].notna().sum())
-    print(f"{len(table)} images, {len(table) - failed} answered, {failed} could not be read", file=sys.stderr)
+    failed, doubted = int(table["error"].notna().sum()), int(table["warnings"].notna().sum())
+    print(
+        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {doubted} of them in doubt, "
+        f"{failed} could not be read"
+        + (f"; files of other kinds passed over: {len(passed_over)}" if passed_over else ""),
+        file=sys.stderr,
+    )
     return int(failed == len(table) or (options.strict and failed > 0))
 
 

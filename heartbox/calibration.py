@@ -78,7 +78,9 @@ def margins(calibration: dict, predicted: NDArray, spread: NDArray | None) -> tu
     return edges, calibration["ctr_factor"] * ratio_spread(predicted, unit)
 
 
-def coverage(calibration: dict, predicted: NDArray, spread: NDArray | None, truth: NDArray) -> dict[str, float]:
+def coverage(
+    calibration: dict, predicted: NDArray, spread: NDArray | None, truth: NDArray
+) -> dict[str, NDArray | float]:
     """Measure how often the margins hold on films that they were not calibrated on.
 
     Parameters

@@ -15,7 +15,14 @@ from pathlib import Path, PurePosixPath
 
 import pydicom
 
-from heartbox.xray import DICOM_ENDINGS, MAX_FILE_BYTES, PICTURE_ENDINGS, XRayError, is_xray_file
+from heartbox.xray import (
+    DICOM_ENDINGS,
+    MAX_FILE_BYTES,
+    PICTURE_ENDINGS,
+    XRayError,
+    begins_like_xray,
+    is_xray_file,
+)
 
 MAX_MEMBERS = 100_000
 
@@ -89,7 +96,7 @@ class _Limited:
         return block
 
 
-def collect(paths: Iterable[str | Path]) -> list[Source]:
+def collect(paths: Iterable[str | Path], passed_over: list[Path] | None = None) -> list[Source]:
     """List the images in what was named.
 
     Parameters
@@ -97,6 +104,8 @@ def collect(paths: Iterable[str | Path]) -> list[Source]:
     paths : iterable of path
         Files, each taken as it is; folders, searched for X-ray files in and below them; DICOMDIR files, whose images
         are listed; zip archives, whose members are.
+    passed_over : list of Path, optional
+        Gets the files in folders that do not look like X-rays.
 
     Returns
     -------
@@ -106,9 +115,13 @@ def collect(paths: Iterable[str | Path]) -> list[Source]:
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if is_xray_file(one) or _is_zip(one))
-            for one in inside:
-                found += _members(one) if _is_zip(one) else [Source(one.as_posix(), one)]
+            for one in sorted(path.rglob("*")):
+                if _is_zip(one):
+                    found += _members(one)
+                elif is_xray_file(one):
+                    found.append(Source(one.as_posix(), one))
+                elif passed_over is not None and not one.is_dir():
+                    passed_over.append(one)
         elif _is_zip(path):
             found += _members(path)
         elif path.name.upper() == "DICOMDIR" and path.is_file():
@@ -147,7 +160,7 @@ def _looks_like_xray(archive: zipfile.ZipFile, name: str) -> bool:
         return True
     try:
         with archive.open(name) as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return begins_like_xray(stream.read(132))
     except Exception:  # encrypted or damaged; said when it is asked for by its ending
         return False
 

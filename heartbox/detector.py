@@ -29,6 +29,7 @@ FOREIGN = (
 )
 FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthetic, so no margins are given."
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
+CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "TORSO")
 SURER = 0.8  # a variant of the film that the network is at least this much surer of is how it should have been
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
@@ -295,8 +296,8 @@ class HeartDetector:
     def _misread(self, x: torch.Tensor, spread: NDArray) -> list[str]:
         """Say for each film what may be wrong with the way it lies, by asking of what variant the network is surer.
 
-        Mirrored films have a heart in a place that is only almost impossible, so all are tried mirrored; the other
-        variants leave the network undecided, and only undecided films are tried.
+        All films are tried mirrored, because some mirrored ones look possible to the network: a few people have
+        their heart on the right. The other variants leave it undecided, so only undecided films are tried.
         """
         if self._usual_spread is None:
             return [""] * len(x)
@@ -404,10 +405,17 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
     if xray.modality not in RADIOGRAPHY:
         found.append(f"The modality is {xray.modality}: this is not a plain X-ray.")
+    if xray.body_part and not any(word in xray.body_part for word in CHEST_WORDS):
+        found.append(f"Body Part Examined is {xray.body_part}: this is no film of the chest.")
+    if xray.damage:
+        found.append(f"The compressed pixels may be damaged, says the decoder ({xray.damage}): look at the picture.")
     if xray.view and not xray.view.startswith(("PA", "AP")):
         found.append(f"The view is {xray.view}; the network knows frontal films only.")
     if xray.orientation and not UPRIGHT.fullmatch(xray.orientation):
-        found.append(f"Patient Orientation is {xray.orientation}: the film is turned or mirrored, and read as stored.")
+        found.append(
+            f"Patient Orientation is {xray.orientation}, not L\\F: the film is turned, mirrored or "
+            "lateral, and read as stored."
+        )
     if not box_areas(heart) > 0:
         found.append("The heart's edges are in the wrong order, so there is no heart between them.")
         return tuple(found)

@@ -417,26 +417,30 @@ def as_json(name: str, found: Found) -> dict:
     }
 
 
-def write_report(folder: str | Path, name: str, found: Found, maps: NDArray | None = None) -> list[Path]:
+def write_report(
+    folder: str | Path, name: str, found: Found, maps: NDArray | None = None, stem: str | None = None
+) -> list[Path]:
     """Write the answer for one X-ray as a picture and as JSON; where there are maps, their picture too.
 
     Parameters
     ----------
     folder : path
-        Where to; ``<stem of name>.png``, ``.json`` and ``-why.png`` are written there.
+        Where to; ``<stem>.png``, ``<stem>.json`` and ``<stem>-why.png`` are written there.
     name : str
         What to call the image.
     found : Found
         What the detector found.
     maps : ndarray, shape (4, rows, columns), optional
         As :meth:`heartbox.detector.HeartDetector.explain` returns them.
+    stem : str, optional
+        What to call the files, where that is not the name without its ending.
 
     Returns
     -------
     list of Path
         The files written.
     """
-    folder, stem = Path(folder), Path(name).stem
+    folder, stem = Path(folder), stem or Path(name).stem
     written = [folder / f"{stem}.png", folder / f"{stem}.json"]
     save_figure(written[0], draw_found(found))
     with complete_or_absent(written[1]) as part:

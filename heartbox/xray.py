@@ -24,7 +24,7 @@ from pydicom.filereader import read_partial
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
-from heartbox.xray_decode import PADDING, XRayError, decode, decoder_complaints
+from heartbox.xray_decode import SURPLUS, XRayError, decode, decoder_complaints
 from heartbox.xray_grey import grey_levels, integer, numbers, stretch, text
 
 try:
@@ -80,6 +80,10 @@ class XRay:
         Who made the device, as written in the file.
     modality : str
         ``"DX"``, ``"CR"`` ..., as written in the file; see `RADIOGRAPHY` for those that plain films come under.
+    body_part : str
+        Body Part Examined as written in the file, ``"CHEST"`` ...; empty where unknown.
+    damage : str
+        What a decoder remarked about compressed pixels that may be damaged; empty where it said nothing.
     notes : tuple of str
         What the reader had to decide or what a user should know, in plain sentences.
     """
@@ -96,6 +100,8 @@ class XRay:
     orientation: str = ""
     manufacturer: str = ""
     modality: str = ""
+    body_part: str = ""
+    damage: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -131,14 +137,15 @@ def load_xray(path: str | os.PathLike) -> XRay:
     path, data = _read_bytes(path)
     with decoder_complaints() as said:
         xray = _read_any(path, data)
-    harmless = [line for line in said if PADDING.fullmatch(line)]
-    if len(harmless) < len(said):
-        worst = next(line for line in said if line not in harmless)
+    # A few bytes too many may be padding, which costs no pixel, or the trace of damage: an image, and a doubt.
+    surplus = [line for line in said if SURPLUS.fullmatch(line)]
+    if len(surplus) < len(said):
+        worst = next(line for line in said if line not in surplus)
         raise XRayError(
             f"{path}: the compressed pixels are damaged, says the decoder ({worst}). Fetch or export the file again."
         )
-    if harmless:
-        return dataclasses.replace(xray, notes=(*xray.notes, f"The decoder remarks: {harmless[0]}."))
+    if surplus:
+        return dataclasses.replace(xray, damage=surplus[0])
     return xray
 
 
@@ -166,29 +173,39 @@ def _read_any(path: Path, data: bytes) -> XRay:
 
 
 def is_xray_file(path: str | os.PathLike) -> bool:
-    """Tell cheaply whether a path looks like an X-ray: by its ending, else by the DICOM preamble.
+    """Tell cheaply whether a path looks like an X-ray: by its ending, else by its first bytes.
 
     Parameters
     ----------
     path : path-like
-        Anything; what is missing, unreadable or no regular file gives False.
+        Anything.
 
     Returns
     -------
     bool
-        True says that reading is worth trying, not that it will succeed.
+        True says that reading is worth trying, or that its error is worth showing (a broken link named
+        ``film.dcm``), not that it will succeed.
     """
     try:
         path = Path(path)
         # "._x.dcm" is macOS's shadow of x.dcm, and DICOMDIR lists files without being an image.
-        if path.name.startswith("._") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        if path.name.startswith("._") or path.name.upper() == "DICOMDIR" or path.is_dir():
             return False
         if path.suffix.lower() in DICOM_ENDINGS + PICTURE_ENDINGS:
-            return True
+            return path.is_symlink() or path.exists()
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return begins_like_xray(file.read(132))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def begins_like_xray(first: bytes) -> bool:
+    """Tell by a file's first 132 bytes whether it may be DICOM, with or without preamble, PNG, JPEG or TIFF."""
+    # Without preamble a dataset begins with an element of group 8 or 2 whose number is below 256; text does not.
+    bare = len(first) == 132 and first[0] in (2, 8) and first[1] == 0 and first[3] == 0
+    return first[128:] == b"DICM" or bare or first.startswith(PICTURE_MAGIC)
 
 
 def resize_xray(image: np.ndarray, size: int) -> np.ndarray:
@@ -295,7 +312,10 @@ def _read_picture(path: Path, data: bytes) -> XRay:
     # OpenCV keeps 16 bits of colour where Pillow drops to 8; decoding from memory takes any file name.
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise XRayError(f"{path}: this kind of {kind} cannot be decoded. Save it as an 8- or 16-bit PNG.")
+        raise XRayError(
+            f"{path}: this {kind} cannot be decoded: it is cut off or damaged (fetch it again), or of a kind that is "
+            "not known here (save it as an 8- or 16-bit PNG)."
+        )
     if frames > 1:
         notes.append(f"First page of {frames} read.")
     if turned:
@@ -383,6 +403,7 @@ def _read_dicom(path: Path, data: bytes) -> XRay:
         orientation=_orientation(header),
         manufacturer=text(header, "Manufacturer", upper=False),
         modality=text(header, "Modality"),
+        body_part=text(header, "BodyPartExamined"),
         notes=tuple(notes),
     )
 
@@ -467,6 +488,8 @@ def _describe(header: Dataset, notes: list[str]) -> None:
     """Add notes on what a radiographer would check first."""
     if text(header, "PresentationIntentType") == "FOR PROCESSING":
         notes.append("The image is raw (For Processing): its contrast is not what a viewer would show.")
+    if text(header, "PatientPosition")[:2] in ("HF", "FF"):  # head or feet first, on a table (PS3.3 C.7.3.1.1.2)
+        notes.append("The patient was lying: the heart reads wider than upright, and the ratio too high.")
     age = re.fullmatch(r"(\d{3})([DWMY])", text(header, "PatientAge"))  # PS3.5 6.2, value representation AS
     if age and (age[2] != "Y" or int(age[1]) < CHILD):
         notes.append(f"The patient is a child (Patient Age {age[0]}): hearts and ratios of children are others.")

@@ -29,8 +29,7 @@ JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ...
 DAMAGE = re.compile(
     "Corrupt JPEG data|Premature end|Unsupported marker|Bogus|Stream too short|Failed to decode|inconsistent"
 )
-# A few bytes of padding before the end of an image are common and cost no pixel.
-PADDING = re.compile(r"Corrupt JPEG data: \d{1,2} extraneous bytes before marker 0xd9")
+SURPLUS = re.compile(r"Corrupt JPEG data: \d{1,2} extraneous bytes before marker 0xd9")
 
 
 class XRayError(ValueError):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from test_transfer_syntaxes import film_of
 
 from heartbox.__main__ import main
 from heartbox.detector import HeartDetector
@@ -44,7 +45,10 @@ def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
     assert table["error"].isna().tolist() == [True, False, True]
     assert table.loc[0, ["heart_x_min", "heart_y_max", "ctr"]].tolist() == pytest.approx([40, 80, 0.5])
     assert len(list((out / "pictures").glob("*.png"))) == 2
-    assert "3 images, 2 answered, 1 could not be read" in capsys.readouterr().err
+    assert (
+        "3 images, 2 answered, 0 of them in doubt, 1 could not be read; files of other kinds passed over: 1"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_missing_file_is_a_row_and_no_traceback(weights, capsys):
@@ -81,8 +85,7 @@ def test_a_run_that_was_stopped_goes_on(weights, tmp_path, monkeypatch):
         return detect(self, path)
 
     monkeypatch.setattr(HeartDetector, "detect", dying)
-    with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+    assert main(arguments) == 130
     assert not (tmp_path / "t.csv").exists()
     with (tmp_path / "t.csv.unfinished").open("a") as stream:
         stream.write('{"key": "half a li')  # what a crash may leave
@@ -112,9 +115,9 @@ def test_errors_are_not_remembered(weights, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return detect(self, path)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(HeartDetector, "detect", failing)
-        main(arguments)
+        assert main(arguments) == 130
     assert main(arguments) == 0
     table = pd.read_csv(tmp_path / "t.csv")
     assert [Path(name).name for name in table["file"]] == ["a.dcm", "b.dcm", "c.png", "d.png"]
@@ -142,13 +145,14 @@ def test_reports(weights, tmp_path, capsys):
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["00001-jane doe-why.png", "00001-jane doe.json", "00001-jane doe.png"]
     answer = json.loads((tmp_path / "out" / "00001-jane doe.json").read_text())
+    assert answer["file"].endswith("/jane doe.png")
     assert answer["heart"] == pytest.approx({"x_min": 50, "y_min": 32, "x_max": 100, "y_max": 80})
     assert answer["heart_interval"]["x_min"] == pytest.approx([45, 55])
     assert (answer["rows"], answer["columns"]) == (128, 160)
     assert answer["cardiothoracic_ratio"] == pytest.approx(0.5)
     assert answer["interval_level"] == 0.9
     assert answer["heart_margins_mm"] is None  # a picture has no millimetres
-    assert answer["doubts"] and answer["notes"]
+    assert answer["doubts"] == [] and answer["notes"]
 
 
 def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
@@ -167,4 +171,46 @@ def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
     assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
     assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
     assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
-    assert "500 images, 450 answered, 50 could not be read" in capsys.readouterr().err
+    assert "500 images, 450 answered, 450 of them in doubt, 50 could not be read" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("my,precious\n")
+    (tmp_path / "file").write_text("x")
+    for option, place, said in (
+        ("--csv", tmp_path, "this is a folder"),
+        ("--csv", tmp_path / "mine.csv", "no table of this command"),
+        ("--overlays", tmp_path / "file", "this is a file; name a folder"),
+        ("--dicom-sr", tmp_path / "file", "--dicom-sr"),
+    ):
+        assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == "my,precious\n"
+    assert not list(tmp_path.glob("*.unfinished"))
+    for _ in range(2):  # its own table is replaced
+        assert main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+
+
+def test_an_interruption_says_how_to_go_on(weights, films, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeartDetector, "detect", interrupted)
+    assert main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_films_without_an_ending_are_found_in_a_folder(weights, tmp_path, capsys):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
+    (folder / "PICTURE").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    film = film_of(pixels.astype(np.uint16), 12)
+    del film.file_meta
+    film.save_as(folder / "IM0001", implicit_vr=True, little_endian=True)
+    (folder / "lost.dcm").symlink_to(folder / "nowhere.dcm")
+    (folder / "README").write_text("words")
+    assert main([str(folder), "--weights", str(weights)]) == 0
+    printed = capsys.readouterr()
+    assert "3 images, 2 answered" in printed.err and "files of other kinds passed over: 1" in printed.err
+    assert "lost.dcm: there is no such file" in printed.out

@@ -92,7 +92,9 @@ def test_implausible_boxes_are_doubted():
     ("header", "said"),
     [
         ({"view": "LL"}, "The view is LL"),
-        ({"orientation": "R\\F"}, "turned or mirrored"),
+        ({"orientation": "R\\F"}, "turned, mirrored or lateral"),
+        ({"body_part": "KNEE"}, "no film of the chest"),
+        ({"damage": "Corrupt JPEG data: 3 extraneous bytes before marker 0xd9"}, "may be damaged"),
         ({"modality": "CT"}, "not a plain X-ray"),
         ({"manufacturer": "Heartbox phantom"}, "this film is synthetic"),
     ],
@@ -102,7 +104,9 @@ def test_films_of_another_kind_are_doubted(weights, header, said):
     assert said in HeartDetector.from_weights(weights).detect(film).warnings[0]
 
 
-@pytest.mark.parametrize("header", [{"view": "AP ERECT"}, {"orientation": "L\\F"}, {"orientation": "L\\FP"}])
+@pytest.mark.parametrize(
+    "header", [{"view": "AP ERECT"}, {"orientation": "L\\F"}, {"orientation": "L\\FP"}, {"body_part": "PORT CHEST"}]
+)
 def test_usual_films_are_not_doubted(weights, header):
     film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
     assert HeartDetector.from_weights(weights).detect(film).warnings == ()

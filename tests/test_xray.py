@@ -596,7 +596,9 @@ def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.dcm")
     with pytest.raises(XRayError, match="not a regular file"):
         load_xray(tmp_path / "pipe.dcm")
-    assert not is_xray_file(tmp_path / "pipe.dcm")
+    assert is_xray_file(tmp_path / "pipe.dcm")  # its error is worth showing
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_xray_file(tmp_path / "pipe")  # and it is not opened to look
 
 
 def test_huge_claims_are_refused_before_decoding(load, monkeypatch):
