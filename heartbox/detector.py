@@ -30,6 +30,7 @@ FOREIGN = (
 FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthetic, so no margins are given."
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "TORSO")
+FEW_SHADES = 16  # dithered and posterised pictures; films have hundreds
 SURER = 0.8  # a variant of the film that the network is at least this much surer of is how it should have been
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
@@ -403,6 +404,9 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
     rows, columns = xray.image.shape
     if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
+    shades = len(np.unique(xray.image[:: 1 + rows // 512, :: 1 + columns // 512]))
+    if shades < FEW_SHADES:
+        found.append(f"The image has {shades} shades of grey only.")
     if xray.modality not in RADIOGRAPHY:
         found.append(f"The modality is {xray.modality}: this is not a plain X-ray.")
     if xray.body_part and not any(word in xray.body_part for word in CHEST_WORDS):

@@ -80,7 +80,8 @@ RECIPES = {
     ),
     # The same network with what is good practice today.
     "sensible": Recipe(head="regression", loss="box", start_at_mean=True),
-    # Distributions over columns and rows instead of four bare numbers, and what else helped: benchmarks/recipe.md.
+    # Distributions over columns and rows instead of four bare numbers, and what else helped
+    # (benchmarks/recipe.py takes it apart).
     "edges": Recipe(
         epochs=24,
         rule="mask",

@@ -89,6 +89,8 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
     """
     if isinstance(source, str) and "://" in source:
         path = fetch_weights(source, sha256)
+    elif not isinstance(source, str | Path):
+        raise ValueError(f"{type(source).__name__}: no weights; give the path of a file or an https address")
     else:
         path = Path(source)
         if path.is_dir():
@@ -103,7 +105,10 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler stumbles over
-        raise ValueError(f"{path}: not a weights file that can be read safely ({type(error).__name__})") from error
+        raise ValueError(
+            f"{path}: no weights file, or a damaged one, or one that could run code ({type(error).__name__}). Name one "
+            "that notebook 03 wrote or the released one, or fetch it again"
+        ) from error
     config = saved.get("config") if isinstance(saved, dict) else None
     if not isinstance(config, dict) or config.get("format") != WEIGHTS_FORMAT or "state_dict" not in saved:
         raise ValueError(f"{path}: not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")

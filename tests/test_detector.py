@@ -128,6 +128,12 @@ def test_a_tiny_picture_is_doubted(weights):
     assert "not the size" in found.warnings[0]
 
 
+def test_a_dithered_picture_is_doubted(weights):
+    detector, rng = HeartDetector.from_weights(weights), np.random.default_rng(0)
+    assert "2 shades" in " ".join(detector.detect(rng.integers(0, 2, (200, 200)).astype(float)).warnings)
+    assert "shades" not in " ".join(detector.detect(rng.uniform(0, 1, (200, 200))).warnings)
+
+
 def test_weights_from_phantoms_doubt_real_films(weights):
     saved = torch.load(weights, weights_only=True)
     saved["config"]["layout"] = "phantom"
@@ -162,7 +168,7 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="03-Model-Training"):
         HeartDetector.from_weights(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("not weights")
-    with pytest.raises(ValueError, match="text.pt: not a weights file"):
+    with pytest.raises(ValueError, match="text.pt: no weights file"):
         HeartDetector.from_weights(tmp_path / "text.pt")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="not a Heartbox weights file"):
