@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = [
     ("01-Preprocessing.ipynb", "page_of_xrays(images[shown]", "phantoms.png"),
     ("04-Interpretability.ipynb", "draw_found(found)", "answer.png"),
-    ("04-Interpretability.ipynb", "draw_evidence(found", "evidence.png"),
+    ("04-Interpretability.ipynb", "draw_evidence(found, maps)", "evidence.png"),
 ]
 
 
