@@ -20,7 +20,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from heartbox.xray_grey import integer, text
 
@@ -122,7 +122,10 @@ def decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str
             )
     else:
         _check_codestream(path, header, rows, columns)
-    pixels = pixel_array(header, index=0)
+    if syntax == JPEGExtended12Bit and integer(header, "BitsStored") > 8:
+        pixels = _decode_twelve_bits(path, header)
+    else:
+        pixels = pixel_array(header, index=0)
     if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, header)[:, :, :3]
     if pixels.shape not in ((rows, columns), (rows, columns, 3)):
@@ -131,6 +134,18 @@ def decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str
     if frames > 1:
         notes.append(f"First frame of {frames} read.")
     return pixels
+
+
+def _decode_twelve_bits(path: Path, header: Dataset) -> np.ndarray:
+    """Decode the first frame of a JPEG with 12 bits, which those who decode for pydicom leave to a GPL library."""
+    try:
+        import imagecodecs
+    except ImportError:
+        raise XRayError(
+            f"{path}: no decoder for JPEG Extended with 12 bits is installed. Run: pip install imagecodecs"
+        ) from None
+    frames = max(integer(header, "NumberOfFrames"), 1)
+    return imagecodecs.jpeg_decode(next(generate_frames(header.PixelData, number_of_frames=frames)))
 
 
 def _check_codestream(path: Path, header: Dataset, rows: int, columns: int) -> None:

@@ -1,11 +1,11 @@
 """Every transfer syntax that a chest X-ray comes in gives the same image as the uncompressed film.
 
-The films are encoded here: by pydicom and its plugins where these can, by imagecodecs (a dependency of the tests only)
-where they only decode.
+The films are encoded here: by pydicom and its plugins where these can, by imagecodecs where they only decode.
 """
 
 import functools
 import io
+import sys
 
 import imagecodecs
 import numpy as np
@@ -32,7 +32,7 @@ from pydicom.uid import (
 )
 
 from heartbox.phantom import write_phantoms
-from heartbox.xray import load_xray
+from heartbox.xray import XRayError, load_xray
 
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 BY_PYDICOM = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
@@ -116,3 +116,10 @@ def test_the_image_is_that_of_the_uncompressed_film(phantom_pixels, tmp_path, sy
     assert difference <= max(tolerance, 1e-6)
     if tolerance:
         assert difference > 1e-4  # really lossy: the file is what its syntax says
+
+
+def test_without_the_decoder_of_twelve_bits_its_package_is_named(phantom_pixels, tmp_path, monkeypatch):
+    (tmp_path / "film.dcm").write_bytes(encoded(phantom_pixels, JPEGExtended12Bit)[0])
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(XRayError, match=r"film.dcm: no decoder for JPEG Extended.*pip install imagecodecs"):
+        load_xray(tmp_path / "film.dcm")
