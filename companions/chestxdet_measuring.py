@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics.detection import MeanAveragePrecision
@@ -97,9 +98,7 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson 1927); with few films it is wide, and says so."""
     if of == 0:
         return 0.0, 1.0
-    z, share = 1.959964, right / of
-    middle, half = share + z**2 / (2 * of), z * math.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
-    return max((middle - half) / (1 + z**2 / of), 0.0), min((middle + half) / (1 + z**2 / of), 1.0)
+    return tuple(binomtest(right, of).proportion_ci(method="wilson"))
 
 
 # ---------------------------------------------------------------- stage 2: average precision

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.calibration import calibration_curve
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from heartbox.report import LABEL, PREDICTION, draw_box, show_xray
@@ -125,15 +125,18 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
 def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 6) -> Figure:
     """Draw how often films have pneumonia against the probability that was said, in bins of equally many films.
 
-    Bars are 95 % of what chance does with so few films (normal approximation of the binomial).
+    Bars are 95 % intervals of the share (Wilson 1927): with few films they are wide.
     """
-    figure, ax = plt.subplots(figsize=(4.8, 4.4))
-    ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    for (name, probability), colour in zip(answers.items(), COLOURS, strict=False):
-        true, said = calibration_curve(targets, probability, n_bins=bins, strategy="quantile")
-        spread = 1.96 * np.sqrt(true * (1 - true) * len(true) / len(targets))
-        ax.errorbar(said, true, yerr=spread, fmt="o-", color=colour, markersize=4, linewidth=1, capsize=2, label=name)
-    ax.set(xlabel="said", ylabel="share that has pneumonia", xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
-    ax.legend(fontsize=8, loc="upper left")
+    figure, axes = plt.subplots(1, len(answers), figsize=(3.4 * len(answers), 3.6), squeeze=False, sharey=True)
+    for ax, (name, probability), colour in zip(axes[0], answers.items(), COLOURS, strict=False):
+        ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        for chosen in np.array_split(np.argsort(probability, kind="stable"), bins):
+            hits, of = int(np.sum(targets[chosen])), len(chosen)
+            low, high = binomtest(hits, of).proportion_ci(method="wilson")
+            said = probability[chosen].mean()
+            ax.vlines(said, low, high, color=colour, linewidth=1)
+            ax.plot(said, hits / of, "o", color=colour, markersize=5)
+        ax.set(xlabel="said", title=name, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    axes[0, 0].set_ylabel("share that has pneumonia")
     figure.tight_layout()
     return figure

@@ -476,6 +476,29 @@ def test_the_class_weight_is_taken_back():
     assert pneumonia_measures.brier_skill(targets, np.full(4, 0.5), 0.25) == pytest.approx(1 - 0.25 / 0.1875)
 
 
+def test_a_network_too_sure_of_itself_is_brought_back_to_what_is_so():
+    """Logits ten times too large: the slope found on the other half undoes it, and what is said is the true share."""
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 1.5, 4000)
+    targets = (rng.random(4000) < 1 / (1 + np.exp(-honest))).astype(int)
+    parts = np.arange(4000) % 2
+    said = pneumonia_measures.cross_fitted_probabilities(targets, 10 * honest + 3, parts)
+    assert np.abs(said - 1 / (1 + np.exp(-honest))).max() < 0.05
+    assert np.array_equal(np.argsort(said[parts == 0]), np.argsort(honest[parts == 0]))
+    # Of a part, only the other parts' labels count.
+    changed = np.where(parts == 0, 1 - targets, targets)
+    again = pneumonia_measures.cross_fitted_probabilities(changed, 10 * honest + 3, parts)
+    assert again[parts == 0] == pytest.approx(said[parts == 0])
+    assert not np.allclose(again[parts == 1], said[parts == 1])
+
+
+def test_few_films_that_are_told_apart_perfectly_do_not_get_certainty():
+    targets, scores = np.array([0, 0, 1, 1] * 2), np.array([-9.0, -8.0, 8.0, 9.0] * 2)
+    said = pneumonia_measures.cross_fitted_probabilities(targets, scores, np.repeat([0, 1], 4))
+    assert ((said > 0.1) & (said < 0.9)).all()
+    assert ((said > 0.5) == (targets == 1)).all()
+
+
 def test_the_interval_draws_patients_and_not_films():
     """Ten films of one patient are one draw: the interval is as wide as with one film of each patient."""
     rng = np.random.default_rng(0)
