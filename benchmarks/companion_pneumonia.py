@@ -58,7 +58,13 @@ from heartbox.training import fit  # noqa: E402
 SEED, RECALL = 0, 0.9
 WATCHED = 32  # films that are measured after each epoch, which decides nothing
 HEART = HERE.parent / "weights" / "heart-resnet18.pt"
-ROWS = ("last layer alone", "from scratch", "fine-tuned")
+WHAT_IT_IS = {
+    "last layer alone": "the trunk of the released heart network as it is, and a logistic regression on its pooled "
+    "features",
+    "from scratch": "trained from random weights",
+    "fine-tuned": "the last layer alone, then all of it trained on from there",
+}
+ROWS = tuple(WHAT_IT_IS)
 
 
 # ---------------------------------------------------------------- answers
@@ -205,8 +211,7 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         f"{prepared.stats['layout'].upper()} films: {len(asked)} answered, {targets.sum()} with pneumonia, "
         f"{len(np.unique(patients))} patients; {how}; {prepared.stats['size']} px; seed {SEED}; one training each and "
         "the last epoch's weights: nothing was chosen on the films that are reported. Intervals: 95 %, bootstrap by "
-        "patient, 1000 rounds. *Last layer alone*: the trunk of the released heart network as it is, and a logistic "
-        "regression on its pooled features; *fine-tuned*: trained on from there; *from scratch*: from random weights. "
+        f"patient, 1000 rounds. {' '.join(f'*{name.capitalize()}*: {WHAT_IT_IS[name]}.' for name in found)} "
         "Recipes: `companions/pneumonia.py`.",
         "",
         "| answers from | AUROC | average precision | AUROC less the thumbnail's |",
