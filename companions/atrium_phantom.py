@@ -7,7 +7,6 @@ Simpler than any patient. Knows NumPy, SciPy and nibabel; no torch.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from companions.atrium_volumes import EXPECTED, recognise_layout
+from heartbox.layouts import named_data
 
 SHAPE = (44, 96, 96)  # slices from one side to the other, rows from back to front, columns from feet to head
 SPACING = (2.74, 2.5, 2.5)  # mm: twice those of Task02_Heart, so that a class can train in minutes
@@ -28,10 +30,15 @@ def find_data(root: Path) -> tuple[Path, bool]:
 
     That which ``CARDIAC_DATA`` names, else ``data/atrium`` in the project at `root`, else ``data/atrium-sample``,
     which is made if it is not there yet.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``CARDIAC_DATA`` names a folder with none of the layouts.
     """
-    named = os.environ.get("CARDIAC_DATA")
+    named = named_data(recognise_layout, EXPECTED)
     if named:
-        return Path(named), False
+        return named[0], False
     if (root / "data" / "atrium").is_dir():
         return root / "data" / "atrium", False
     sample = root / "data" / "atrium-sample"

@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 # What reading a damaged file may raise, in the zip, the gzip and the NIfTI libraries.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, ImageFileError, HeaderDataError)
 TASK02_SPACING = (1.37, 1.25, 1.25)  # mm from slice to slice, row to row, column to column: the Decathlon's heart MRI
+EXPECTED = (
+    "imagesTr/*.nii.gz and labelsTr/*.nii.gz, as in the unpacked Task02_Heart, or subjects as *.npz files with the "
+    "arrays image and mask"
+)
 FIELD = 256  # pixels: 320 less 32 on each side, the crop of the published exercise
 
 
@@ -204,6 +208,14 @@ def prepare(name: str, image: NDArray, label: NDArray, spacing: Sequence[float],
 # ---------------------------------------------------------------- a folder of them
 
 
+def recognise_layout(folder: str | Path) -> str | None:
+    """Tell what lies in a folder, or in its Task02_Heart: ``"decathlon"``, ``"npz"``, or None."""
+    try:
+        return find_layout(folder)[0]
+    except FileNotFoundError:
+        return None
+
+
 def find_layout(folder: str | Path) -> tuple[str, Path]:
     """Say what lies in a folder: ``("decathlon", folder)`` or ``("npz", folder)``.
 
@@ -218,10 +230,7 @@ def find_layout(folder: str | Path) -> tuple[str, Path]:
             return "decathlon", place
     if any(folder.glob("*.npz")):
         return "npz", folder
-    raise FileNotFoundError(
-        f"{folder.as_posix()} holds no heart MRI: wanted are imagesTr/*.nii.gz and labelsTr/*.nii.gz, as in the "
-        "unpacked Task02_Heart, or subjects as *.npz files with the arrays image and mask"
-    )
+    raise FileNotFoundError(f"{folder.as_posix()} holds no heart MRI: wanted are {EXPECTED}")
 
 
 def load_subjects(folder: str | Path, limit: int | None = None) -> tuple[list[Subject], pd.DataFrame]:

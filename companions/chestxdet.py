@@ -8,7 +8,6 @@ Liu 2020 (ChestX-Det10) and Lian 2021 (ChestX-Det).
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes, scale_boxes
+from heartbox.layouts import named_data
 from heartbox.xray import DICOM_ENDINGS, PICTURE_ENDINGS, XRayError, read_xray, resize_xray
 
 TEN = (
@@ -65,16 +65,18 @@ def find_data(root: str | Path, topic: str = "chestxdet") -> tuple[Path, bool]:
         If ``CARDIAC_DATA`` names a folder with none of the layouts, or ``root/data/topic`` holds something else:
         a wrong path must not quietly turn into phantoms.
     """
-    named = os.environ.get("CARDIAC_DATA")
-    folder = Path(named).expanduser() if named else Path(root) / "data" / topic
+    named = named_data(recognise_layout, EXPECTED)
+    if named:
+        return named[0], True
+    folder = Path(root) / "data" / topic
     if recognise_layout(folder):
         return folder, True
-    if named or folder.exists():
-        state = "holds none of the layouts known here" if folder.is_dir() else "is no folder"
-        way_out = "unset CARDIAC_DATA" if named else f"remove data/{topic}"
-        where = f"CARDIAC_DATA={named}" if named else f"data/{topic}"
-        raise FileNotFoundError(f"{where} {state}. Expected there: {EXPECTED}. To use the sample, {way_out}.")
-    return Path(root) / "data" / f"{topic}-sample", False
+    if folder.exists():
+        raise FileNotFoundError(
+            f"data/{topic} holds none of the layouts known here. Expected there: {EXPECTED}. To use the sample, "
+            f"remove data/{topic}."
+        )
+    return folder.with_name(f"{topic}-sample"), False
 
 
 # ---------------------------------------------------------------- annotations

@@ -6,7 +6,6 @@ Whatever cannot be used is named, counted and left out. Knows files, boxes and p
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from heartbox import layouts
 from heartbox.boxes import EDGES, as_boxes, box_from_xywh, clip_boxes, scale_boxes
 from heartbox.detector import as_xray
 from heartbox.files import complete_or_absent
-from heartbox.layouts import recognise_layout
 from heartbox.phantom import render, sample_subject
 from heartbox.prepare import Prepared, prepare, split_by_patient
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, write_processed
@@ -27,10 +26,11 @@ CORNERS = ("name", *EDGES)
 SIZES = ("name", "x0", "y0", "w", "h")  # as the published exercise writes its boxes
 FRAME = ("img_shape_x", "img_shape_y")  # of the image that its boxes were drawn in
 SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
-EXPECTED = (
+NPY = (
     "images as .npy files, at will in train/ and val/, and beside them one csv with the columns "
     f"{','.join(CORNERS)} (or {','.join(SIZES)})"
 )
+EXPECTED = f"{NPY}; or the X-rays of notebook 01: {layouts.EXPECTED}"
 SMALLEST = 16  # pixels; an array that is no image is usually flat or a vector
 ROUNDING = 0.01  # of the image's side: what a box may reach over its border
 
@@ -66,6 +66,11 @@ def is_npy_folder(folder: str | Path) -> bool:
     return bool(_tables(Path(folder)) and _images(Path(folder)))
 
 
+def recognise(folder: Path) -> str | None:
+    """Tell which layout lies in a folder: ``"npy"``, one of notebook 01's, or None."""
+    return "npy" if is_npy_folder(folder) else layouts.recognise_layout(folder)
+
+
 def find_npy_folder(default: str | Path, artifacts: str | Path, count: int = 200, size: int = 224, seed: int = 0):
     """Find the folder of images, or make one: of X-rays in another layout, or of the embedded sample.
 
@@ -92,19 +97,11 @@ def find_npy_folder(default: str | Path, artifacts: str | Path, count: int = 200
     FileNotFoundError
         If ``CARDIAC_DATA`` names a folder that is not there or has no known layout.
     """
-    named, default, artifacts = os.environ.get("CARDIAC_DATA"), Path(default), Path(artifacts)
+    named, default, artifacts = layouts.named_data(recognise, EXPECTED), Path(default), Path(artifacts)
     if named:
-        folder = Path(named).expanduser()
-        if is_npy_folder(folder):
+        folder, layout = named
+        if layout == "npy":
             return folder, "Data: the .npy images in the folder that CARDIAC_DATA names."
-        layout = recognise_layout(folder)
-        if layout is None:
-            state = "holds neither" if folder.is_dir() else "does not exist; expected there:"
-            raise FileNotFoundError(
-                f"CARDIAC_DATA={named} {state} {EXPECTED}{', nor' if folder.is_dir() else '; or'} the X-rays of "
-                "notebook 01 (stage_2_train_images/ and rsna_heart_detection.csv, or jsrt/ and wingspan/). "
-                "Unset CARDIAC_DATA to use synthetic films"
-            )
         prepare(folder, artifacts / "prepared", seed=seed)
         export_npy(artifacts / "prepared", artifacts / "npy")
         return artifacts / "npy", f"Data: the {layout.upper()} layout that CARDIAC_DATA names, written out as .npy."
@@ -239,7 +236,7 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
     tables, images = _tables(folder), _images(folder)
     if not tables or not images:
         state = "no .npy image" if tables else "no csv of boxes"
-        raise FileNotFoundError(f"{folder}: {state} lies here. Expected: {EXPECTED}")
+        raise FileNotFoundError(f"{folder}: {state} lies here. Expected: {NPY}")
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"{folder}: {names} all hold boxes; leave the one that is meant and move the others away")

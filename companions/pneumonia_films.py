@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+
+from heartbox.layouts import named_data
 
 RSNA_IMAGES, RSNA_LABELS = "stage_2_train_images", "stage_2_train_labels.csv"
 RSNA_CLASSES = "stage_2_detailed_class_info.csv"  # what the readers said beside yes and no; optional
@@ -27,6 +28,7 @@ NIH_TARGETS = {"no finding": 0, "pneumonia": 1}
 NIH_FRAME = (512, 512)  # rows and columns of the frame in which NIH_BOXES gives its boxes
 SAMPLE_MARK = "sample.json"  # beside the phantoms, so that nobody takes them for patients
 READER_OPACITY = "Lung Opacity"
+EXPECTED = f"{RSNA_IMAGES}/*.dcm and {RSNA_LABELS} (RSNA), or {NIH_IMAGES}/*.jpg and {NIH_LABELS} (NIH)"
 BOX_COLUMNS = ("x", "y", "width", "height")
 
 Box = tuple[float, float, float, float]
@@ -105,19 +107,12 @@ def find_data(data: str | Path) -> tuple[Path, str | None]:
         If ``CARDIAC_DATA`` names a folder that is not there or has none of the layouts: a wrong path must not
         quietly turn into phantoms.
     """
-    named = os.environ.get("CARDIAC_DATA")
-    folder = Path(named).expanduser() if named else Path(data)
-    layout = recognise_layout(folder)
-    if named and layout is None:
-        state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(
-            f"CARDIAC_DATA={named} {state}. Expected there: {RSNA_IMAGES}/*.dcm and {RSNA_LABELS} (RSNA), "
-            f"or {NIH_IMAGES}/*.jpg and {NIH_LABELS} (NIH); unset CARDIAC_DATA to use phantoms"
-        )
-    if layout is None:
-        folder = folder.with_name(f"{folder.name}-sample")
-        layout = recognise_layout(folder)
-    return folder, layout
+    named = named_data(recognise_layout, EXPECTED)
+    if named:
+        return named
+    data = Path(data)
+    folder = data if recognise_layout(data) else data.with_name(f"{data.name}-sample")
+    return folder, recognise_layout(folder)
 
 
 # ---------------------------------------------------------------- what lies in it

@@ -7,6 +7,7 @@ no processed folder, no networks.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ RSNA_IMAGES = "stage_2_train_images"
 RSNA_COLUMNS = ("label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape_y")
 THORAX_COLUMNS = ("thorax_x0", "thorax_y0", "thorax_w", "thorax_h")
 CTR_SOURCES = ("jsrt", "wingspan")
+EXPECTED = f"{RSNA_IMAGES}/*.dcm and {RSNA_CSV}, or {{jsrt,wingspan}}/png/*.png with {{jsrt,wingspan}}/mask/"
 # Films of the public CTR set whose masks are wrong, found by out-of-fold disagreement and looked at one by one.
 CTR_EXCLUDED = Path(__file__).with_name("ctr_excluded.csv")
 
@@ -71,6 +73,34 @@ def recognise_layout(folder: str | Path) -> str | None:
     return None
 
 
+def named_data(recognise: Callable[[Path], str | None], expected: str) -> tuple[Path, str] | None:
+    """Return the folder that the environment variable ``CARDIAC_DATA`` names and its layout; None where it is unset.
+
+    Parameters
+    ----------
+    recognise : callable
+        Tells the layout of a folder, or None.
+    expected : str
+        What must lie there, for the error.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not there or has none of the layouts: a wrong path must not quietly turn into phantoms.
+    """
+    named = os.environ.get("CARDIAC_DATA")
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    layout = recognise(folder)
+    if layout is None:
+        state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"CARDIAC_DATA={named} {state}. Expected there: {expected}; unset CARDIAC_DATA to use phantoms"
+        )
+    return folder, layout
+
+
 def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> tuple[Path, str]:
     """Find the raw data, and make the embedded sample of phantoms where there is none.
 
@@ -95,16 +125,9 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
         If ``CARDIAC_DATA`` names a folder that is not there or has none of the layouts: a wrong path must not
         quietly turn into phantoms.
     """
-    named = os.environ.get("CARDIAC_DATA")
+    named = named_data(recognise_layout, EXPECTED)
     if named:
-        folder = Path(named).expanduser()
-        layout = recognise_layout(folder)
-        if layout is None:
-            state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
-            raise FileNotFoundError(
-                f"CARDIAC_DATA={named} {state}. Expected there: {RSNA_IMAGES}/*.dcm and {RSNA_CSV}, "
-                "or {jsrt,wingspan}/png/*.png with {jsrt,wingspan}/mask/; unset CARDIAC_DATA to use phantoms"
-            )
+        folder, layout = named
         return folder, f"Data: the {layout.upper()} layout in the folder that CARDIAC_DATA names."
     default = Path(default)
     inside = sorted(path for path in default.glob("*") if path.is_dir()) if default.is_dir() else []

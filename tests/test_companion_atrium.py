@@ -41,7 +41,7 @@ from companions.atrium_measuring import (  # noqa: E402
     slice_dice,
     surface_distances,
 )
-from companions.atrium_phantom import make_phantom, write_phantoms  # noqa: E402
+from companions.atrium_phantom import find_data, make_phantom, write_phantoms  # noqa: E402
 from companions.atrium_pictures import draw_agreement, draw_planes, gif_through, page_of_slices  # noqa: E402
 from companions.atrium_volumes import (  # noqa: E402
     Subject,
@@ -229,6 +229,21 @@ def test_a_folder_without_volumes_says_what_is_wanted(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"")
     with pytest.raises(VolumeError, match=r"not one of 1 subjects can be used \(a\.npz: cannot be read"):
         load_subjects(tmp_path)
+
+
+def test_where_the_data_is(tmp_path, monkeypatch):
+    """A wrong path is an error that says what is wanted, and never quietly the sample."""
+    monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist.*imagesTr.*\.npz"):
+        find_data(tmp_path)
+    monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds none of the layouts"):
+        find_data(tmp_path)
+    (tmp_path / "Task02_Heart" / "imagesTr").mkdir(parents=True)
+    (tmp_path / "Task02_Heart" / "labelsTr").mkdir()
+    assert find_data(tmp_path) == (tmp_path, False)
+    monkeypatch.delenv("CARDIAC_DATA")
+    assert find_data(tmp_path)[1]
 
 
 def test_real_subjects(real_data):

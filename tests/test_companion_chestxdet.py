@@ -357,7 +357,7 @@ def test_where_the_data_is(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"holds none of the layouts .*ChestX_Det_train.json.*train.json"):
         find_data(tmp_path)
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         find_data(tmp_path)
 
 

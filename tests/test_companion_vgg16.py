@@ -267,10 +267,10 @@ def test_folders_that_hold_nothing_usable(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="not one X-ray could be read; the first reason: no image|broken"):
         prepare_npy(raw, tmp_path / "out", 32)
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected there: images as .npy"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist. Expected there: images as .npy"):
         find_npy_folder(tmp_path / "data", tmp_path / "artifacts")
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="holds neither"):
+    with pytest.raises(FileNotFoundError, match=r"holds none of the layouts .*columns.*stage_2_train_images"):
         find_npy_folder(tmp_path / "data", tmp_path / "artifacts")
 
 
