@@ -23,7 +23,7 @@ from companions.pneumonia_prepared import Prepared, pixel_statistics
 from heartbox.files import complete_or_absent
 from heartbox.measuring import predict
 from heartbox.networks import RegressionNet, build_model
-from heartbox.training import Schedule, Task
+from heartbox.training import ProgressiveSchedule, Task
 from heartbox.weights import file_sha256, load_weights
 
 # ---------------------------------------------------------------- films
@@ -169,8 +169,8 @@ def predict_logits(model: nn.Module, films: Dataset, batch_size: int = 32) -> ND
 
 
 @dataclass(frozen=True)
-class Recipe(Schedule):
-    """Everything that decides how the classifier is trained; with what :class:`heartbox.training.Schedule` has.
+class Recipe(ProgressiveSchedule):
+    """Everything that decides how the classifier is trained, beside how long and how fast.
 
     Attributes
     ----------
@@ -178,16 +178,11 @@ class Recipe(Schedule):
         See :func:`cardiac_dataset.make_augmentation`.
     start, pretrained
         See :func:`build_classifier`.
-    small_size, small_share : int, float
-        Train that share of the epochs, the first ones, on films shrunk to `small_size`: coarse things first, and
-        cheaper (compare the progressive resizing of Howard 2018). 0 for none.
     """
 
     augment: str = "published"
     start: str = ""
     pretrained: bool = False
-    small_size: int = 0
-    small_share: float = 0.0
 
 
 RECIPES = {
@@ -232,10 +227,8 @@ class PneumoniaTask(Task):
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], epoch: int, device: torch.device) -> Tensor:
         """Return the weighted binary cross-entropy; the first epochs may learn from shrunken films."""
-        recipe, (x, targets) = self.schedule, batch
-        if 0 < recipe.small_size < x.shape[-1] and epoch <= recipe.small_share * recipe.epochs:
-            x = F.interpolate(x, size=recipe.small_size, mode="bilinear", antialias=True)
-        logits = model(x.to(device, memory_format=torch.channels_last))[:, 0]
+        x, targets = batch
+        logits = model(self.schedule.shrink(x, epoch).to(device, memory_format=torch.channels_last))[:, 0]
         return self._loss(logits, targets.to(device))
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[NDArray, dict[str, float]]:

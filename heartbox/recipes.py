@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 from heartbox.losses import box_loss, distribution_loss, mask_loss
 from heartbox.measuring import all_boxes, evaluate, mean_box
 from heartbox.networks import build_model
-from heartbox.training import Schedule, Task
+from heartbox.training import ProgressiveSchedule, Task
 from heartbox.weights import file_sha256, load_weights
 
 # ---------------------------------------------------------------- recipes
 
 
 @dataclass(frozen=True)
-class Recipe(Schedule):
-    """Everything that decides how a network of boxes is trained; with what :class:`Schedule` has.
+class Recipe(ProgressiveSchedule):
+    """Everything that decides how a network of boxes is trained; with what :class:`ProgressiveSchedule` has.
 
     Attributes
     ----------
@@ -46,9 +46,6 @@ class Recipe(Schedule):
         How strongly training images are changed, see :func:`cardiac_dataset.make_augmentation`.
     mask_weight : float
         Weight of the masks' loss beside that of the edges, where the training set gives masks; 0 for none.
-    small_size, small_share : int, float
-        Train that share of the epochs, the first ones, on images shrunk to `small_size`: coarse things first, and
-        cheaper (compare the progressive resizing of Howard 2018). 0 for none.
     """
 
     backbone: str = "resnet18"
@@ -61,8 +58,6 @@ class Recipe(Schedule):
     rule: str = "ellipse"
     augment: str = "published"
     mask_weight: float = 0.0
-    small_size: int = 0
-    small_share: float = 0.0
 
 
 RECIPES = {
@@ -166,10 +161,9 @@ class BoxTask(Task):
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], epoch: int, device: torch.device) -> Tensor:
         """Return the recipe's loss; the first epochs may learn from shrunken images."""
-        recipe, (x, boxes, *masks) = self.schedule, batch
-        if recipe.small_size < model.size and epoch <= recipe.small_share * recipe.epochs:
-            boxes = boxes * (recipe.small_size / x.shape[-1])
-            x = F.interpolate(x, size=recipe.small_size, mode="bilinear", antialias=True)
+        recipe, (full, boxes, *masks) = self.schedule, batch
+        x = recipe.shrink(full, epoch)
+        boxes = boxes * (x.shape[-1] / full.shape[-1])
         x, boxes = x.to(device, memory_format=torch.channels_last), boxes.to(device)
         features = _features(model, x)
         loss, _ = compute_loss(model, features, boxes, recipe, x.shape[-1])

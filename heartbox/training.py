@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -52,6 +53,28 @@ class Schedule:
     weight_decay: float = 1e-2
     one_cycle: bool = True
     average: float = 0.0
+
+
+@dataclass(frozen=True)
+class ProgressiveSchedule(Schedule):
+    """A schedule whose first epochs learn from shrunken images: coarse things first, and cheaper.
+
+    Compare the progressive resizing of Howard 2018.
+
+    Attributes
+    ----------
+    small_size, small_share : int, float
+        Train that share of the epochs, the first ones, on images shrunk to `small_size`. 0 for none.
+    """
+
+    small_size: int = 0
+    small_share: float = 0.0
+
+    def shrink(self, x: Tensor, epoch: int) -> Tensor:
+        """Return images (N, C, size, size) as the epoch of that number, from 1, is to see them."""
+        if 0 < self.small_size < x.shape[-1] and epoch <= self.small_share * self.epochs:
+            return F.interpolate(x, size=self.small_size, mode="bilinear", antialias=True)
+        return x
 
 
 class Task:
