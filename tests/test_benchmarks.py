@@ -20,7 +20,6 @@ def made_fold(seed: int, count: int = 60, names: str = "film", error: float = 2.
         "predicted": truth + error * spread * rng.standard_normal((count, 8)),
         "truth": truth,
         "spread": spread,
-        "seconds": np.array(10.0),
     }
 
 
@@ -29,7 +28,6 @@ def test_folds_are_pooled_and_a_group_is_picked_out():
     every = {name for fold in folds for name in fold["names"]}
     whole = accuracy.summarise(folds, every)
     assert whole["images"] == 300
-    assert whole["seconds"] == 50
     errors = np.concatenate([np.abs(fold["predicted"] - fold["truth"])[:, 0] for fold in folds])
     assert whole["mae_x_min"] == pytest.approx(errors.mean())
     assert whole["held_x_max"] == pytest.approx(0.9, abs=0.03)
