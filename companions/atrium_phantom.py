@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from companions.atrium_volumes import EXPECTED, recognise_layout
-from heartbox.layouts import named_data
+from heartbox.layouts import look_for_data
 
 SHAPE = (44, 96, 96)  # slices from one side to the other, rows from back to front, columns from feet to head
 SPACING = (2.74, 2.5, 2.5)  # mm: twice those of Task02_Heart, so that a class can train in minutes
@@ -34,13 +34,11 @@ def find_data(root: Path) -> tuple[Path, bool]:
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder with none of the layouts.
+        See :func:`heartbox.layouts.look_for_data`.
     """
-    named = named_data(recognise_layout, EXPECTED)
-    if named:
-        return named[0], False
-    if (root / "data" / "atrium").is_dir():
-        return root / "data" / "atrium", False
+    found = look_for_data(recognise_layout, EXPECTED, root / "data" / "atrium")
+    if found:
+        return found[0], False
     sample = root / "data" / "atrium-sample"
     return sample if sample.is_dir() else write_phantoms(sample), True
 

@@ -152,19 +152,25 @@ def gif_through(path: str | Path, subject: Subject, found: NDArray, window: Sequ
     )
     zoom = max(2, 200 // (window[3] - window[2]))
     seen = np.flatnonzero((subject.mask | found).any(axis=(1, 2)))
+    # One palette for all frames, in which both outlines have their place: one made of each frame's commonest colours
+    # has greys only. Outlines are not smoothed, as there is nothing between grey and colour.
+    colours = [255 * np.array(to_rgb(colour)) for colour in (LABEL, PREDICTION)]
+    greys = np.linspace(0, 255, 62)[:, None].repeat(3, axis=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.rint(np.concatenate([greys, colours])).astype(np.uint8).tobytes())
     frames = []
     for k in range(max(0, seen[0] - around), min(len(found), seen[-1] + around + 1)):
         grey = np.clip(subject.image[k, rows, columns].astype(np.float32) / BRIGHT, 0, 1) * 255
         picture = np.repeat(_enlarged(np.rint(grey), zoom, cv2.INTER_CUBIC)[..., None], 3, axis=2)
-        for mask, colour in ((subject.mask, LABEL), (found, PREDICTION)):
+        for mask, colour in zip((subject.mask, found), colours, strict=True):
             large = _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, [255 * part for part in to_rgb(colour)], 1, cv2.LINE_AA)
+            cv2.drawContours(picture, outlines, -1, colour.tolist(), 1, cv2.LINE_8)
         words = f"{k + 1} of {len(found)}"
         cv2.putText(
             picture, words, (6, len(picture) - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA
         )
-        frames.append(Image.fromarray(picture).quantize(48, dither=Image.Dither.NONE))
+        frames.append(Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE))
     return save_gif(path, frames, milliseconds=120)
 
 

@@ -17,11 +17,15 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import OrientationError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 # What reading a damaged file may raise, in the zip, the gzip and the NIfTI libraries.
-DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, ImageFileError, HeaderDataError)
+DAMAGE = (
+    OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zlib.error, zipfile.BadZipFile, ImageFileError,
+    HeaderDataError, OrientationError,
+)  # fmt: skip
 TASK02_SPACING = (1.37, 1.25, 1.25)  # mm from slice to slice, row to row, column to column: the Decathlon's heart MRI
 EXPECTED = (
     "imagesTr/*.nii.gz and labelsTr/*.nii.gz, as in the unpacked Task02_Heart, or subjects as *.npz files with the "
@@ -146,13 +150,11 @@ def read_npz(path: Path) -> Subject:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [key for key in ("image", "mask") if key not in file]
             parts = {key: file[key] for key in file}
+            spacing = tuple(float(side) for side in np.ravel(parts.get("spacing", TASK02_SPACING)))
     except DAMAGE as error:
         raise VolumeError(f"cannot be read ({type(error).__name__}): damaged or cut off, fetch it again") from error
     if missing:
         raise VolumeError(f"holds no array named {' and none named '.join(missing)}: image and mask are wanted")
-    spacing = tuple(float(side) for side in np.ravel(parts.get("spacing", TASK02_SPACING)))
-    if len(spacing) != 3 or not min(spacing) > 0:
-        raise VolumeError(f"its spacing is {spacing}: three positive numbers in mm are wanted")
     return prepare(_name(path), parts["image"], parts["mask"], spacing)
 
 
@@ -185,9 +187,14 @@ def prepare(name: str, image: NDArray, label: NDArray, spacing: Sequence[float],
     Raises
     ------
     VolumeError
-        If the two differ in shape, the image has no contrast or values that are no numbers, or the label is empty
-        or holds anything but 0 and 1.
+        If the two differ in shape, the voxels have no size, the image has no contrast or values that are no real
+        numbers, or the label is empty or holds anything but 0 and 1.
     """
+    if len(spacing) != 3 or not all(0 < side < np.inf for side in spacing):
+        raise VolumeError(f"its spacing is {tuple(spacing)}: three positive numbers in mm are wanted")
+    for what, array in (("image", image), ("mask", label)):
+        if array.dtype.kind not in "biuf":
+            raise VolumeError(f"the {what} is of the type {array.dtype}: numbers, one a voxel, are wanted")
     if image.ndim != 3 or image.shape != label.shape:
         raise VolumeError(f"the image is {image.shape} and its mask {label.shape}: two equal volumes are wanted")
     if not np.isfinite(image).all():
@@ -288,11 +295,17 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[str, str]]]:
     """Match images and labels by name; return the pairs, and the faults of whatever has no partner."""
-    sides = {
-        side: {_name(path): path for path in _visible(folder / side, "*.nii*")} for side in ("imagesTr", "labelsTr")
-    }
+    sides, twice = {"imagesTr": {}, "labelsTr": {}}, []
+    for side, found in sides.items():
+        for path in _visible(folder / side, "*.nii*"):
+            if _name(path) in found:
+                twice.append(
+                    (f"{side}/{path.name}", f"is a second file of that name; {found[_name(path)].name} is used")
+                )
+            else:
+                found[_name(path)] = path
     images, labels = sides["imagesTr"], sides["labelsTr"]
-    faults = [
+    faults = twice + [
         (f"imagesTr/{images[n].name}", f"has no label labelsTr/{images[n].name}") for n in images if n not in labels
     ]
     faults += [(f"labelsTr/{labels[n].name}", "is a label without an image") for n in labels if n not in images]

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes, scale_boxes
-from heartbox.layouts import named_data
+from heartbox.layouts import look_for_data
 from heartbox.xray import DICOM_ENDINGS, PICTURE_ENDINGS, XRayError, read_xray, resize_xray
 
 TEN = (
@@ -62,21 +62,11 @@ def find_data(root: str | Path, topic: str = "chestxdet") -> tuple[Path, bool]:
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder with none of the layouts, or ``root/data/topic`` holds something else:
-        a wrong path must not quietly turn into phantoms.
+        See :func:`heartbox.layouts.look_for_data`.
     """
-    named = named_data(recognise_layout, EXPECTED)
-    if named:
-        return named[0], True
     folder = Path(root) / "data" / topic
-    if recognise_layout(folder):
-        return folder, True
-    if folder.exists():
-        raise FileNotFoundError(
-            f"data/{topic} holds none of the layouts known here. Expected there: {EXPECTED}. To use the sample, "
-            f"remove data/{topic}."
-        )
-    return folder.with_name(f"{topic}-sample"), False
+    found = look_for_data(recognise_layout, EXPECTED, folder)
+    return (found[0], True) if found else (folder.with_name(f"{topic}-sample"), False)
 
 
 # ---------------------------------------------------------------- annotations

@@ -80,13 +80,15 @@ def threshold_at_floor(scores: ArrayLike, ill: ArrayLike, floor: float) -> dict[
     Raises
     ------
     ValueError
-        If one of the two kinds of films is missing, or a score is no number.
+        If one of the two kinds of films is missing.
+    FloatingPointError
+        If a score is no number.
     """
     scores, ill = np.asarray(scores, dtype=np.float64), np.asarray(ill).astype(bool)
     if not ill.any() or ill.all():
         raise ValueError("a threshold needs ill and normal films to be chosen on")
     if not np.isfinite(scores).all():
-        raise ValueError("a score is not a number: the training has failed; lower the learning rate")
+        raise FloatingPointError("a score is not a number: the training has failed; lower the learning rate")
     steps = np.unique(scores)
     candidates = [-np.inf, *((steps[1:] + steps[:-1]) / 2), np.inf]
     measured = [confusion(scores, ill, threshold) for threshold in candidates]

@@ -86,7 +86,11 @@ def tune(
 
     def objective(trial: optuna.Trial) -> float:
         where = folder / f"trials-{name}" / str(_completed(study))
-        _, _, history = train_normal(suggest(trial), train, val, where, epochs, floor, seed)
+        try:
+            _, _, history = train_normal(suggest(trial), train, val, where, epochs, floor, seed)
+        except FloatingPointError:
+            # A trial of its own worth: not counted, it would be drawn again, and again, by the same seed.
+            return 0.0
         trial.set_user_attr("val_auc", float(history["val_auc"].iloc[-1]))
         return float(history["val_recall"].iloc[-1])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -95,18 +95,18 @@ def find_npy_folder(default: str | Path, artifacts: str | Path, count: int = 200
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder that is not there or has no known layout.
+        See :func:`heartbox.layouts.look_for_data`.
     """
-    named, default, artifacts = layouts.named_data(recognise, EXPECTED), Path(default), Path(artifacts)
-    if named:
-        folder, layout = named
+    default, artifacts = Path(default), Path(artifacts)
+    found = layouts.look_for_data(recognise, EXPECTED, default)
+    if found:
+        folder, layout = found
+        where = f"{default.name}/" if folder == default else "the folder that CARDIAC_DATA names"
         if layout == "npy":
-            return folder, "Data: the .npy images in the folder that CARDIAC_DATA names."
+            return folder, f"Data: the .npy images in {where}."
         prepare(folder, artifacts / "prepared", seed=seed)
         export_npy(artifacts / "prepared", artifacts / "npy")
-        return artifacts / "npy", f"Data: the {layout.upper()} layout that CARDIAC_DATA names, written out as .npy."
-    if is_npy_folder(default):
-        return default, f"Data: the .npy images in {default.name}/."
+        return artifacts / "npy", f"Data: the {layout.upper()} layout in {where}, written out as .npy."
     sample = default.with_name(f"{default.name}-sample")
     write_sample(sample, count, size, seed)
     return sample, f"Data: nothing in {default.name}/, so {count} synthetic films were made in {sample.name}/."
@@ -250,7 +250,7 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
         at.setdefault(path.stem, []).append(path)
     films, problems, seen = [], [], set()
     for row, record in enumerate(table.to_dict("records")):
-        name = str(record["name"]).strip().removesuffix(".npy")
+        name = PurePosixPath(str(record["name"]).strip().replace("\\", "/")).name.removesuffix(".npy")
         where = f"row {row + 2} of {tables[0].name}"
         if name in seen:
             problems.append((name, f"label: {where} is a second one for the same image; the first is used"))
@@ -288,8 +288,8 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Return the ``.npy`` files of a folder and of the folders in it, two deep."""
-    return sorted(path for depth in ("*.npy", "*/*.npy", "*/*/*.npy") for path in folder.glob(depth))
+    """Return the ``.npy`` files of a folder and of the folders in it, three deep."""
+    return sorted(path for depth in range(4) for path in folder.glob("*/" * depth + "*.npy"))
 
 
 def _read_box(record: dict) -> tuple[tuple[float, ...], tuple[int, int] | None]:
@@ -364,7 +364,12 @@ def prepare_npy(
 
     try:
         labels, stats, pale = write_processed(
-            out, read(), lambda _: _split(used, seed, validation_share), size, {"layout": "npy", "seed": seed}, problems
+            out,
+            read(),
+            lambda _: _split(used, Path(folder), seed, validation_share),
+            size,
+            {"layout": "npy", "seed": seed},
+            problems,
         )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -385,9 +390,15 @@ def _prepare_film(film: NpyFilm, size: int) -> ProcessedFilm:
     return ProcessedFilm(resize_xray(image, size).astype(np.float16), record, film.patient)
 
 
-def _split(films: list[NpyFilm], seed: int, share: float) -> tuple[list[str], str]:
+def _side(path: Path, folder: Path) -> str:
+    """Return the side that a folder on the way from `folder` to the file names, or "unused"."""
+    named = [SIDES[part.lower()] for part in path.relative_to(folder).parent.parts if part.lower() in SIDES]
+    return named[-1] if named else "unused"
+
+
+def _split(films: list[NpyFilm], folder: Path, seed: int, share: float) -> tuple[list[str], str]:
     """Return the side of each film ("unused" to leave it out) and the name of the rule that decided."""
-    sides = [SIDES.get(film.path.parent.name.lower(), "unused") for film in films]
+    sides = [_side(film.path, folder) for film in films]
     if not {"train", "val"} <= set(sides):
         if set(sides) != {"unused"}:
             raise ValueError("only one of train/ and val/ holds an image that can be used; fill the other, or neither")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from heartbox.layouts import named_data
+from heartbox.layouts import look_for_data
 
 RSNA_IMAGES, RSNA_LABELS = "stage_2_train_images", "stage_2_train_labels.csv"
 RSNA_CLASSES = "stage_2_detailed_class_info.csv"  # what the readers said beside yes and no; optional
@@ -104,15 +104,11 @@ def find_data(data: str | Path) -> tuple[Path, str | None]:
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder that is not there or has none of the layouts: a wrong path must not
-        quietly turn into phantoms.
+        See :func:`heartbox.layouts.look_for_data`.
     """
-    named = named_data(recognise_layout, EXPECTED)
-    if named:
-        return named
     data = Path(data)
-    folder = data if recognise_layout(data) else data.with_name(f"{data.name}-sample")
-    return folder, recognise_layout(folder)
+    sample = data.with_name(f"{data.name}-sample")
+    return look_for_data(recognise_layout, EXPECTED, data) or (sample, recognise_layout(sample))
 
 
 # ---------------------------------------------------------------- what lies in it
@@ -271,7 +267,10 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def _read_origins(path: Path) -> dict[str, str]:
     """Return the NIH film that each RSNA image was made from."""
     try:
-        return {one["subset_img_id"]: one["img_id"] for one in json.loads(path.read_text(encoding="utf-8"))}
+        origins = {one["subset_img_id"]: one["img_id"] for one in json.loads(path.read_text(encoding="utf-8"))}
+        if not all(isinstance(name, str) for pair in origins.items() for name in pair):
+            raise TypeError("an id is no text")
+        return origins
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not the mapping of RSNA images to NIH films ({type(error).__name__}: {error}); fetch it again, "

@@ -73,8 +73,10 @@ def recognise_layout(folder: str | Path) -> str | None:
     return None
 
 
-def named_data(recognise: Callable[[Path], str | None], expected: str) -> tuple[Path, str] | None:
-    """Return the folder that the environment variable ``CARDIAC_DATA`` names and its layout; None where it is unset.
+def look_for_data(
+    recognise: Callable[[Path], str | None], expected: str, default: Path | None = None
+) -> tuple[Path, str] | None:
+    """Return the folder of data and its layout: that which ``CARDIAC_DATA`` names, else `default`; None for neither.
 
     Parameters
     ----------
@@ -82,23 +84,28 @@ def named_data(recognise: Callable[[Path], str | None], expected: str) -> tuple[
         Tells the layout of a folder, or None.
     expected : str
         What must lie there, for the error.
+    default : Path, optional
+        Where to look without ``CARDIAC_DATA``; it need not be there.
 
     Raises
     ------
     FileNotFoundError
-        If the folder is not there or has none of the layouts: a wrong path must not quietly turn into phantoms.
+        If the folder that is named is not there, or one of the two holds something else, such as the data one folder
+        deeper: a wrong path must not quietly turn into phantoms.
     """
     named = os.environ.get("CARDIAC_DATA")
-    if not named:
+    folder = Path(named).expanduser() if named else default
+    if folder is None:
         return None
-    folder = Path(named).expanduser()
     layout = recognise(folder)
-    if layout is None:
-        state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(
-            f"CARDIAC_DATA={named} {state}. Expected there: {expected}; unset CARDIAC_DATA to use phantoms"
-        )
-    return folder, layout
+    if layout is not None:
+        return folder, layout
+    if not named and not (folder.is_dir() and any(folder.iterdir())):
+        return None
+    state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
+    where = f"CARDIAC_DATA={named}" if named else f"data/{folder.name}"
+    way_out = "unset CARDIAC_DATA" if named else "move it away"
+    raise FileNotFoundError(f"{where} {state}. Expected there: {expected}; {way_out} to use phantoms")
 
 
 def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> tuple[Path, str]:
@@ -125,7 +132,7 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
         If ``CARDIAC_DATA`` names a folder that is not there or has none of the layouts: a wrong path must not
         quietly turn into phantoms.
     """
-    named = named_data(recognise_layout, EXPECTED)
+    named = look_for_data(recognise_layout, EXPECTED)
     if named:
         folder, layout = named
         return folder, f"Data: the {layout.upper()} layout in the folder that CARDIAC_DATA names."

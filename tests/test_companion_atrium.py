@@ -1,6 +1,7 @@
 """The left atrium: volumes read in every form and with every fault, figures against numbers worked by hand."""
 
 import dataclasses
+import gzip
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import torch
 nib = pytest.importorskip("nibabel")
 pytest.importorskip("monai")
 
+from matplotlib.colors import to_rgb  # noqa: E402
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform  # noqa: E402
 from test_notebooks import execute, output_of  # noqa: E402
 
@@ -54,6 +56,7 @@ from companions.atrium_volumes import (  # noqa: E402
     read_nifti,
     split_subjects,
 )
+from heartbox.report import LABEL, PREDICTION  # noqa: E402
 from heartbox.training import fit  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,6 +150,18 @@ def _cut_off(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def _patch(offset, *values, dtype="<f4"):
+    """Return a change of a stored header: values at a byte of it (NIfTI-1 places)."""
+
+    def change(path):
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        new = np.array(values, dtype).tobytes()
+        raw[offset : offset + len(new)] = new
+        path.write_bytes(gzip.compress(bytes(raw)))
+
+    return change
+
+
 def _replace(volume, **about):
     return lambda path: nib.save(as_nifti(volume, **about), path)
 
@@ -164,6 +179,21 @@ FAULTS = {
     "NaN": ("imagesTr", _replace(np.where(MASK, np.nan, 1.0)), "imagesTr/la_001.nii.gz", "no numbers"),
     "other labels": ("labelsTr", _replace(MASK * 3), "imagesTr/la_001.nii.gz", "holds 0, 3; 0 and 1"),
     "elsewhere": ("labelsTr", _replace(MASK, origin=(0, 9, 0)), "imagesTr/la_001.nii.gz", "9.0 mm apart"),
+    "no direction": ("imagesTr", _patch(280, 0), "imagesTr/la_001.nii.gz", "cannot be read"),
+    "larger than memory": (
+        "imagesTr",
+        _patch(42, 32000, 32000, 32000, dtype="<i2"),
+        "imagesTr/la_001.nii.gz",
+        "cannot be read",
+    ),
+    "colours": (
+        "imagesTr",
+        lambda path: nib.save(
+            nib.Nifti1Image(np.zeros((20, 24, 6), [(c, "u1") for c in "RGB"]), np.diag([1.25, 1.30, 1.37, 1])), path
+        ),
+        "imagesTr/la_001.nii.gz",
+        "one a voxel, are wanted",
+    ),
     "four axes": (
         "imagesTr",
         lambda path: nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2)), np.eye(4)), path),
@@ -206,6 +236,10 @@ def test_what_dataset_json_names_must_be_there(tmp_path):
         ({"image": IMAGE, "mask": MASK[:, :9]}, "two equal volumes"),
         ({"image": IMAGE, "mask": MASK * 0}, "empty"),
         ({"image": IMAGE, "mask": MASK, "spacing": [1.0, -1.0, 1.0]}, "three positive numbers"),
+        ({"image": IMAGE, "mask": MASK, "spacing": [1.0, np.nan, 1.0]}, "three positive numbers"),
+        ({"image": IMAGE, "mask": MASK, "spacing": ["a", "b", "c"]}, "cannot be read"),
+        ({"image": IMAGE * 1j, "mask": MASK}, "complex128: numbers, one a voxel"),
+        ({"image": IMAGE.astype(str), "mask": MASK}, "numbers, one a voxel"),
         ({"image": IMAGE[0], "mask": MASK[0]}, "two equal volumes"),
         ({"image": np.array([{}], dtype=object), "mask": MASK}, "cannot be read"),
         (None, "damaged or cut off"),
@@ -221,6 +255,23 @@ def test_faults_of_npz_files(tmp_path, parts, message):
     assert [subject.name for subject in subjects] == ["good"]
     assert list(faults["file"]) == ["bad.npz"]
     assert message in faults["fault"][0]
+
+
+def test_two_files_of_one_subject_are_named(tmp_path):
+    folder = write_decathlon(tmp_path, axes=("RAS",))
+    shutil.copy(folder / "imagesTr" / "la_001.nii.gz", folder / "imagesTr" / "la_001.more.nii.gz")
+    subjects, faults = load_subjects(folder)
+    assert len(subjects) == 4
+    assert faults["fault"].tolist() == ["is a second file of that name; la_001.more.nii.gz is used"]
+
+
+def test_an_array_alone_under_the_name_of_a_subject(tmp_path):
+    np.savez(tmp_path / "good.npz", image=IMAGE, mask=MASK)
+    np.save(tmp_path / "bad.npy", IMAGE)
+    (tmp_path / "bad.npy").rename(tmp_path / "bad.npz")
+    subjects, faults = load_subjects(tmp_path)
+    assert [subject.name for subject in subjects] == ["good"]
+    assert list(faults["file"]) == ["bad.npz"]
 
 
 def test_a_folder_without_volumes_says_what_is_wanted(tmp_path):
@@ -566,6 +617,11 @@ def test_pictures(tmp_path):
     with Image.open(path) as gif:
         assert gif.n_frames == 6  # four slices of atrium, one around on each side
         assert gif.size == (16 * 12, 16 * 12)
+        gif.seek(2)
+        seen = {tuple(colour) for colour in np.asarray(gif.convert("RGB")).reshape(-1, 3).tolist()}
+    for colour in (LABEL, PREDICTION):  # exactly, and nothing else that has a colour
+        assert tuple(np.rint(255 * np.array(to_rgb(colour))).astype(int).tolist()) in seen
+    assert len({colour for colour in seen if max(colour) - min(colour) > 8}) == 2
     import pandas as pd
 
     table = pd.DataFrame([measure(*pair) for pair in zip(subjects, answers, strict=True)])

@@ -391,7 +391,7 @@ def test_everything_is_ill_gains_nothing():
     assert threshold_at_floor(np.ones(4), ill, 0.8)["recall"] == 0
     with pytest.raises(ValueError, match="ill and normal"):
         threshold_at_floor([0.1, 0.2], [1, 1], 0.8)
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(FloatingPointError, match="not a number"):
         threshold_at_floor([0.1, math.nan], [1, 0], 0.8)
 
 
@@ -579,6 +579,26 @@ def test_study_goes_on_where_it_was_stopped(small, tmp_path, monkeypatch):
     assert len(calls) == 5  # another floor is another study
     with pytest.raises(ValueError, match="between 0 and 1"):
         tune(train, val, tmp_path, 1, 1, 0.0)
+
+
+def test_a_trial_that_diverges_is_worth_nothing_and_ends_nothing(small, tmp_path, monkeypatch):
+    """Not counted, it would be drawn again by the same seed for ever."""
+    import companions.chestxdet_study as learning
+
+    real, calls = learning.train_normal, []
+
+    def diverging(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise FloatingPointError("the loss became nan in epoch 1")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(learning, "train_normal", diverging)
+    train, val = NormalOrNot(small, "train", 32, augment=True), NormalOrNot(small, "val", 32)
+    study = tune(train, val, tmp_path, 2, 1, 0.5, progress=False)
+    assert len(calls) == 2
+    assert study.trials[0].value == 0
+    assert study.trials[0].params != study.trials[1].params
 
 
 def test_small_network_learns(small, tmp_path):

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -210,6 +211,9 @@ def test_where_the_films_are(rsna, tmp_path, monkeypatch):
     monkeypatch.delenv("CARDIAC_DATA", raising=False)
     data = tmp_path / "data" / "pneumonia"
     assert pneumonia_films.find_data(data) == (tmp_path / "data" / "pneumonia-sample", None)
+    shutil.copytree(rsna, data / "rsna-pneumonia-detection-challenge")
+    with pytest.raises(FileNotFoundError, match="data/pneumonia holds none of the layouts.*move it away"):
+        pneumonia_films.find_data(data)  # one folder too deep is not the same as nothing
     monkeypatch.setenv("CARDIAC_DATA", str(rsna))
     assert pneumonia_films.find_data(data) == (rsna, "rsna")
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))

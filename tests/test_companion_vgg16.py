@@ -69,6 +69,14 @@ def test_folders_say_the_split(tmp_path):
     assert done.stats["split"].startswith("given")
 
 
+def test_folders_say_the_split_one_deeper_too(tmp_path):
+    raw = make_folder(tmp_path / "raw", sides=("train/images", "train/images", "val/images"))
+    change(raw, name="train/film0.npy")  # a name with its folder means that file
+    done = prepare_npy(raw, tmp_path / "out", 32)
+    assert len(done.skipped) == 0
+    assert list(done.labels["split"]) == ["train", "train", "val"] * 2 + ["train", "train"]
+
+
 def test_one_side_alone_is_refused(tmp_path):
     with pytest.raises(ValueError, match="only one of train/ and val/"):
         prepare_npy(make_folder(tmp_path / "raw", sides=("train",)), tmp_path / "out", 32)
