@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: a server has no screen
 
+import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -26,6 +28,9 @@ from heartbox.files import complete_or_absent  # noqa: E402
 from heartbox.report import TABLE_COLUMNS, draw_found, save_figure, table_row, write_report  # noqa: E402
 from heartbox.xray import XRayError  # noqa: E402
 
+# Of the pictures and reports written here; most file systems take 255 bytes, and a letter may need four.
+LONGEST_STEM = 50
+OWN_NAME = re.compile(r"\d{5}-.*\.(png|json|dcm)$")
 RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"  # beside this folder
 WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/model.pt"))
 
@@ -45,9 +50,14 @@ def answer(detector: HeartDetector, source: Source, wanted: dict[str, Path]) -> 
                 if "sr" in wanted:
                     write_measurement_report(wanted["sr"], path, found)
                 if "sc" in wanted:
-                    write_secondary_capture(wanted["sc"], path, draw_found(found))
+                    figure = draw_found(found)
+                    try:
+                        write_secondary_capture(wanted["sc"], path, figure)
+                    finally:
+                        plt.close(figure)
             except XRayError as error:  # a picture file, say: the answer stands, its report cannot be
-                row["notes"] = " ".join(filter(None, [row["notes"], f"No DICOM report: {error}"]))
+                why = str(error).replace(str(path), source.name)  # a member of an archive lies elsewhere for now
+                row["notes"] = " ".join(filter(None, [row["notes"], f"No DICOM report: {why}"]))
     except XRayError as error:
         return table_row(source.name, None, str(error))
     return row
@@ -57,12 +67,9 @@ def describe(row: dict) -> str:
     """Say one row of the table in a few lines, for a screen."""
     if row["error"]:
         return f"{row['file']}\n  {row['error']}"
-    lines = [
-        row["file"],
-        "  Heart: x {:.0f} to {:.0f}, y {:.0f} to {:.0f} pixels of the original image".format(
-            *(row[f"heart_{edge}"] for edge in ("x_min", "x_max", "y_min", "y_max"))
-        ),
-    ]
+    place = [row[f"heart_{edge}"] for edge in ("x_min", "x_max", "y_min", "y_max")]
+    heart = "Heart: x {:.0f} to {:.0f}, y {:.0f} to {:.0f} pixels of the original image"
+    lines = [row["file"], "  " + ("No heart was found." if None in place else heart.format(*place))]
     if row["ctr"] is not None:
         between = "" if row["ctr_low"] is None else f" ({row['ctr_low']:.2f} to {row['ctr_high']:.2f})"
         lines.append(f"  Cardiothoracic ratio: {row['ctr']:.2f}{between}")
@@ -87,7 +94,7 @@ class Journal:
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    self.rows[entry["key"]] = entry["row"]
+                    self.rows[entry["key"], entry["output"]] = entry["row"]
                 except (ValueError, KeyError, TypeError):
                     continue  # the line that was being written when the run stopped
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,20 +111,30 @@ class Journal:
             return None  # not there: look again next time
         return f"{self.config[:16]} {state.st_size} {state.st_mtime_ns} {source.name}"
 
-    def recall(self, source: Source) -> dict | None:
-        """Return the row of an earlier run, or None."""
+    def recall(self, source: Source, output: str) -> dict | None:
+        """Return the row of an earlier run whose pictures and reports had the name `output`, or None."""
         key = self._key(source)
-        return None if key is None else self.rows.get(key)
+        return None if key is None else self.rows.get((key, output))
 
-    def note(self, source: Source, row: dict) -> None:
+    def note(self, source: Source, output: str, row: dict) -> None:
         """Keep an answer; it is in the file when this returns. An error is not kept: its cause may be mended."""
         key = self._key(source)
         if key is not None and not row["error"]:
-            self._append(json.dumps({"key": key, "row": row}) + "\n")
+            self._append(json.dumps({"key": key, "output": output, "row": row}) + "\n")
 
     def close(self) -> None:
         """Forget the rows, once they all stand in the csv."""
         self.path.unlink()
+
+
+def _without_own(images: list[Source], folders: list[Path], passed_over: list[Path]) -> list[Source]:
+    """Leave out what an earlier run wrote into the output folders, where those lie among the films."""
+    places = {folder.resolve() for folder in folders}
+    kept = []
+    for source in images:
+        own = OWN_NAME.match(source.path.name) and source.path.parent.resolve() in places
+        (passed_over if own else kept).append(source.path if own else source)
+    return kept
 
 
 def _unusable(options: argparse.Namespace) -> str:
@@ -172,7 +189,8 @@ def _run(arguments: list[str] | None) -> int:
         print(problem, file=sys.stderr)
         return 2
     passed_over: list[Path] = []
-    images = collect(options.paths, passed_over)
+    folders = [folder for folder in (options.overlays, options.reports, options.dicom_sr, options.dicom_sc) if folder]
+    images = _without_own(collect(options.paths, passed_over), folders, passed_over)
     if not images:
         named = ", ".join(path.as_posix() for path in options.paths)
         others = f"; {len(passed_over)} files of other kinds are there" if passed_over else ""
@@ -182,7 +200,7 @@ def _run(arguments: list[str] | None) -> int:
     rows = []
     for number, source in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
         # Numbered, because two folders may hold files of the same name.
-        name = f"{number:05d}-{Path(source.name).stem}"
+        name = f"{number:05d}-{Path(source.name).stem[:LONGEST_STEM]}"
         wanted = {
             kind: folder / f"{name}{ending}"
             for kind, folder, ending in (
@@ -193,11 +211,12 @@ def _run(arguments: list[str] | None) -> int:
             )
             if folder
         }
-        row = journal.recall(source) if journal else None
+        output = name if wanted else ""
+        row = journal.recall(source, output) if journal else None
         if row is None or not all(path.is_file() for path in wanted.values()):
             row = answer(detector, source, wanted)
             if journal:
-                journal.note(source, row)
+                journal.note(source, output, row)
         rows.append(row)
     table = pd.DataFrame(rows, columns=TABLE_COLUMNS).astype({"rows": "Int64", "columns": "Int64"})
     if options.csv:

@@ -198,6 +198,7 @@ class HeartDetector:
         if isinstance(sources, str | Path | XRay | np.ndarray):
             raise XRayError("detect_each takes a list of X-rays; for a single one use detect")
         answers = []
+        sources = list(sources)
         for start in range(0, len(sources), batch_size):
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
             x = torch.cat([self.to_tensor(xray) for xray in xrays])
@@ -455,8 +456,10 @@ def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
 def caveats(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
     """List, as plain sentences, what a reader of the numbers should know although the box is not in doubt."""
     found = list(xray.notes)
-    if xray.view == "AP":
-        found.append("View AP: the heart lies further from the detector and reads too wide, and the ratio too high.")
+    if xray.view.startswith("AP"):
+        found.append(
+            f"View {xray.view}: the heart lies further from the detector and reads too wide, and the ratio too high."
+        )
     elif not xray.view:
         found.append("The view is not known: in an AP view the ratio reads too high.")
     if xray.pixel_spacing is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,12 @@ CHEST_WIDTH = sr.CodedConcept("chest-width", SCHEME, "Greatest inner transverse 
 MILLIMETRE = sr.CodedConcept("mm", "UCUM", "mm")
 PIXEL = sr.CodedConcept("{pixels}", "UCUM", "pixels")
 NO_UNIT = sr.CodedConcept("{ratio}", "UCUM", "ratio")
+FORMS = {
+    "PatientSex": "[MFO]?",
+    "PatientBirthDate": r"(\d{8})?",
+    "StudyDate": r"(\d{8})?",
+    "StudyTime": r"(\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?)?",
+}
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime")
 
 
@@ -70,6 +77,14 @@ def write_measurement_report(path: str | Path, source: str | Path, found: Found)
         raise XRayError(f"{source}: no heart was found, so there is nothing to report.")
     if found.warnings:  # numbers in a report outlive the doubt that stood beside them
         raise XRayError(f"{source}: the answer is in doubt, so it is not reported: {' '.join(found.warnings)}")
+    with _copied_header(source):
+        document = _report(header, found)
+    with complete_or_absent(path) as part:
+        document.save_as(part, enforce_file_format=True)
+    return Path(path)
+
+
+def _report(header: Dataset, found: Found) -> sr.ComprehensiveSR:
     image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
     algorithm = sr.AlgorithmIdentification(name=MAKER, version="0.1.0")
     box = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -96,24 +111,20 @@ def write_measurement_report(path: str | Path, source: str | Path, found: Found)
         procedure_reported=CHEST_XRAY,
         imaging_measurements=[box, widths],
     )
-    with _one_part_names():
-        document = sr.ComprehensiveSR(
-            evidence=[header],
-            content=report,
-            series_instance_uid=generate_uid(),
-            series_number=9001,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer=MAKER,
-            is_complete=True,
-            is_final=False,  # nobody has looked at it
-            is_verified=False,
-            series_description="Heartbox measurements, not verified",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
-    with complete_or_absent(path) as part:
-        document.save_as(part, enforce_file_format=True)
-    return Path(path)
+    return sr.ComprehensiveSR(
+        evidence=[header],
+        content=report,
+        series_instance_uid=generate_uid(),
+        series_number=9001,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=MAKER,
+        is_complete=True,
+        is_final=False,  # nobody has looked at it
+        is_verified=False,
+        series_description="Heartbox measurements, not verified",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
 
 
 def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure) -> Path:
@@ -142,7 +153,7 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")
     pixels = np.asarray(Image.open(buffer).convert("RGB"))
-    with _one_part_names():
+    with _copied_header(source):
         capture = highdicom.sc.SCImage.from_ref_dataset(
             header,
             pixel_array=pixels,
@@ -154,21 +165,34 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer=MAKER,
-            patient_orientation=("L", "F"),
+            patient_orientation=("L", "F"),  # asked for; taken out again below
             series_description="Heartbox overlay, not verified",
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
+    # The picture holds the film and words beside it, so no direction is true of it (PS3.3 C.7.6.1.1.1: may be empty).
+    capture.PatientOrientation = None
     with complete_or_absent(path) as part:
         capture.save_as(part, enforce_file_format=True)
     return Path(path)
 
 
 @contextlib.contextmanager
-def _one_part_names() -> Iterator[None]:
-    """Copy a name of one part, which anonymised files have, without a warning for each."""
+def _copied_header(source: str | Path) -> Iterator[None]:
+    """Copy the source's header without a warning for each name of one part, which anonymised files have.
+
+    Raises
+    ------
+    XRayError
+        If highdicom or pydicom cannot copy it, for which they have an exception for each reason.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*intended person name.*", category=UserWarning)
-        yield
+        try:
+            yield
+        except Exception as error:
+            raise XRayError(
+                f"{source}: its header cannot be copied into a report ({error}). Mend it with a DICOM editor."
+            ) from error
 
 
 def _source(path: str | Path) -> Dataset:
@@ -185,9 +209,14 @@ def _source(path: str | Path) -> Dataset:
             f"{path}: has no {', '.join(missing)}, so no report can refer to it. Give the original DICOM file."
         )
     for keyword in (*IDENTITY, "AccessionNumber", "ReferringPhysicianName"):
-        if keyword not in header:
+        if keyword not in header or not _is_allowed(keyword, header.get(keyword)):
             setattr(header, keyword, None)
     return header
+
+
+def _is_allowed(keyword: str, value: object) -> bool:
+    """Tell whether a value may be copied; one that DICOM forbids (PS3.5 6.2) is left out, as if it were missing."""
+    return re.fullmatch(FORMS.get(keyword, ".*"), str(value or ""), re.DOTALL) is not None
 
 
 def _outline(box: np.ndarray) -> np.ndarray:

@@ -154,7 +154,8 @@ def occlusion_map(model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14
     x : Tensor, shape (1, 1, size, size)
         One normalised image.
     patch, stride : int
-        Side of the patch and the distance from one to the next, in pixels.
+        Side of the patch and about the distance from one to the next, in pixels; it is changed a little where the
+        image's side is no multiple of it.
     sigma : float
         Of the blur, in pixels.
 
@@ -162,11 +163,13 @@ def occlusion_map(model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14
     -------
     Tensor, shape (1, E, h, w)
         Coordinate of the image less that of the occluded one, in pixels: positive where what is there pushes the
-        edge right or down. The map's places tile the image, each of `stride` pixels, and each patch is centred on
-        its place; those at the border reach out of the image.
+        edge right or down. The map's places tile the image, and each patch is centred on its place; those at the
+        border reach out of the image.
     """
-    size, reach = x.shape[-1], (patch - stride) // 2
-    windows = [slice(max(place - reach, 0), place - reach + patch) for place in range(0, size, stride)]
+    size = x.shape[-1]
+    count = max(1, round(size / stride))
+    starts = [round((k + 0.5) * size / count - patch / 2) for k in range(count)]
+    windows = [slice(max(start, 0), start + patch) for start in starts]
     soft, before = blurred(x, sigma), model(x)
     rows = []
     for down in windows:

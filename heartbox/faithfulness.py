@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,7 +85,11 @@ def _replace(
 def rank_agreement(maps: Tensor, others: Tensor) -> Tensor:
     """Rank correlation (Spearman) of the magnitudes of two maps, (1, E, ...) each, at the size of the second, (E,)."""
     pooled = F.adaptive_avg_pool2d(maps.abs(), others.shape[-2:])
-    first, second = (one.abs()[0].flatten(1).argsort(dim=1).argsort(dim=1).double() for one in (pooled, others))
+    # Places that are equally strong share a rank, so that two maps of nearly nothing do not agree by their order.
+    first, second = (
+        torch.from_numpy(pd.DataFrame(one.abs()[0].flatten(1).T.cpu().numpy()).rank().to_numpy().T.copy())
+        for one in (pooled, others)
+    )
     first, second = (one - one.mean(dim=1, keepdim=True) for one in (first, second))
     return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1)).clamp_min(1e-12)
 

@@ -43,7 +43,7 @@ def show_xray(ax: Axes, image: NDArray, title: str = "") -> None:
     # The extent makes box coordinates and picture agree: pixel 0 reaches from 0 to 1, not from -0.5 to 0.5.
     ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title.replace("$", r"\$"), fontsize=9)
 
 
 def draw_box(ax: Axes, box: Sequence[float], colour: str, name: str | None = None, dashed: bool = False) -> None:
@@ -301,7 +301,8 @@ def draw_found(found: Found) -> Figure:
         words.set_path_effects(DARK_OUTLINE)
     _mark_sides(ax, found)
     text.axis("off")
-    text.text(0, 0.95, found.summary(), va="top", wrap=True, fontsize=10, linespacing=1.6)
+    words = found.summary().replace("$", r"\$")  # a header may hold dollars; between two of them it would be a formula
+    text.text(0, 0.95, words, va="top", wrap=True, fontsize=10, linespacing=1.6)
     figure.tight_layout()
     return figure
 
@@ -469,9 +470,9 @@ def table_row(name: str, found: Found | None, error: str = "") -> dict:
         return row
     rows, columns = found.xray.image.shape
     row |= {"rows": rows, "columns": columns, "view": found.xray.view or None, "ctr": found.ctr}
-    for edge, value in zip(EDGES, found.heart, strict=True):
-        row[f"heart_{edge}"] = float(value)
-    if found.heart_interval is not None:
+    if found.has_heart:
+        row |= {f"heart_{edge}": float(value) for edge, value in zip(EDGES, found.heart, strict=True)}
+    if found.has_heart and found.heart_interval is not None:
         for edge, (low, high) in zip(EDGES, found.heart_interval, strict=True):
             row |= {f"heart_{edge}_low": float(low), f"heart_{edge}_high": float(high)}
     if found.thorax is not None:
@@ -495,6 +496,8 @@ TABLE_COLUMNS = [
 
 def save_figure(path: str | Path, figure: Figure) -> None:
     """Write a figure as PNG, complete or not at all, and free its memory."""
-    with complete_or_absent(path) as part:
-        figure.savefig(part, dpi=100)
-    plt.close(figure)
+    try:
+        with complete_or_absent(path) as part:
+            figure.savefig(part, dpi=100)
+    finally:
+        plt.close(figure)

@@ -461,8 +461,9 @@ def _view(header: Dataset) -> str:
     if view:
         return view
     codes = header.get("ViewCodeSequence") or [Dataset()]
-    meaning = text(codes[0], "CodeMeaning").replace(" ", "").replace("-", "")
-    return {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}.get(meaning, "")
+    meaning = text(codes[0], "CodeMeaning")
+    letters = re.sub(r"[\s-]|projection|view", "", meaning, flags=re.IGNORECASE)
+    return {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}.get(letters, meaning)
 
 
 def _spacing(header: Dataset, notes: list[str]) -> tuple[tuple[float, float] | None, str | None]:

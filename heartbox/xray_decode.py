@@ -29,6 +29,7 @@ JPEG_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ...
 DAMAGE = re.compile(
     "Corrupt JPEG data|Premature end|Unsupported marker|Bogus|Stream too short|Failed to decode|inconsistent"
 )
+MOST_ODD = 0.005  # of the pixels: stray ones, markers burnt in; a film read wrongly has far more
 SURPLUS = re.compile(r"Corrupt JPEG data: \d{1,2} extraneous bytes before marker 0xd9")
 
 
@@ -120,6 +121,7 @@ def decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str
             raise XRayError(
                 f"{path}: the pixels are cut off ({len(header.PixelData)} of {expected} bytes). Fetch the file again."
             )
+        _check_spare_bits(path, header, rows, columns, notes)
     else:
         _check_codestream(path, header, rows, columns)
     if syntax == JPEGExtended12Bit and integer(header, "BitsStored") > 8:
@@ -134,6 +136,40 @@ def decode(path: Path, header: Dataset, rows: int, columns: int, notes: list[str
     if frames > 1:
         notes.append(f"First frame of {frames} read.")
     return pixels
+
+
+def _check_spare_bits(path: Path, header: Dataset, rows: int, columns: int, notes: list[str]) -> None:
+    """Refuse words whose values do not lie where the header says: decoders cut off what is above Bits Stored.
+
+    A film stored with Bits Stored 10 that uses 12, or in the upper bits of its words (High Bit, as old files have it),
+    comes out as noise. Overlays may lie in the spare bits (PS3.3 C.9.2, retired), a negative value has its sign in
+    them, and padding may be any value: those are no fault.
+    """
+    allocated, stored = integer(header, "BitsAllocated"), integer(header, "BitsStored")
+    if allocated != 16 or not 0 < stored < 16 or (integer(header, "SamplesPerPixel") or 1) != 1:
+        return
+    order = "<" if UID(header.file_meta.TransferSyntaxUID).is_little_endian else ">"
+    words = np.frombuffer(header.PixelData, f"{order}u2", count=rows * columns)
+    spare = words >> stored
+    for group in range(0x6000, 0x6020, 2):
+        place = header.get((group, 0x0102))
+        if place is not None and isinstance(place.value, int) and stored <= place.value < 16:
+            spare = spare & ~np.uint16(1 << (place.value - stored))
+    odd = spare != 0
+    if integer(header, "PixelRepresentation") == 1:
+        odd &= spare != (1 << (16 - stored)) - 1
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        if keyword in header:
+            odd &= words != np.uint16(integer(header, keyword) & 0xFFFF)
+    share = float(odd.mean())
+    if share > MOST_ODD:
+        raise XRayError(
+            f"{path}: {share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
+            f"{integer(header, 'HighBit')}): their grey values lie elsewhere than the header says. Export the file "
+            "again, or mend Bits Stored and High Bit with a DICOM editor."
+        )
+    if odd.any():
+        notes.append(f"{int(odd.sum())} pixels use bits above Bits Stored; these bits were left out.")
 
 
 def _decode_twelve_bits(path: Path, header: Dataset) -> np.ndarray:

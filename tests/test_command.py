@@ -1,5 +1,6 @@
 """python -m heartbox: a row an image, errors in their rows, nothing half-written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -214,3 +215,71 @@ def test_films_without_an_ending_are_found_in_a_folder(weights, tmp_path, capsys
     printed = capsys.readouterr()
     assert "3 images, 2 answered" in printed.err and "files of other kinds passed over: 1" in printed.err
     assert "lost.dcm: there is no such file" in printed.out
+
+
+def test_names_that_no_file_system_takes_and_words_that_look_like_formulas(weights, tmp_path):
+    long = "\N{GREEK SMALL LETTER ALPHA}" * 120  # 240 bytes
+    folder = tmp_path / "films"
+    folder.mkdir()
+    header = film_of(np.random.default_rng(0).integers(0, 4095, (128, 128)).astype(np.uint16), 12)
+    header.BodyPartExamined = "KNEE $^^$"
+    header.save_as(folder / f"{long}.dcm", enforce_file_format=True)
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(tmp_path / "o"), "--reports", str(tmp_path / "r")]
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "o").glob("00001-*.png"))) == 1
+    assert len(list((tmp_path / "r").iterdir())) == 3
+
+
+def test_going_on_never_leaves_the_picture_of_another_film(weights, tmp_path, monkeypatch):
+    """Pictures are numbered: a film that came meanwhile moves the numbers of those behind it."""
+    folder, noise = tmp_path / "films", np.random.default_rng(0)
+    for place in ("a/1.png", "b/1.png"):
+        (folder / place).parent.mkdir(parents=True)
+        cv2.imwrite(str(folder / place), noise.integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(tmp_path / "o")]
+    monkeypatch.setattr("heartbox.__main__.draw_found", lambda found: found.xray.path.as_posix())
+    monkeypatch.setattr("heartbox.__main__.save_figure", save_words)
+    with monkeypatch.context() as patch:
+        patch.setattr("heartbox.__main__.Journal.close", interrupt)
+        assert main(arguments) == 130
+    cv2.imwrite(str(folder / "a" / "0.png"), noise.integers(0, 255, (128, 128), dtype=np.uint8))
+    assert main(arguments) == 0
+    for number, file in enumerate(pd.read_csv(tmp_path / "t.csv")["file"], start=1):
+        assert (tmp_path / "o" / f"{number:05d}-{Path(file).stem}.png").read_text() == file
+
+
+def save_words(path, words):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(words)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_own_pictures_among_the_films_are_no_films(weights, films, tmp_path, capsys):
+    arguments = [str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(films / "deeper")]
+    assert main(arguments) == 0
+    first = pd.read_csv(tmp_path / "t.csv")
+    assert main(arguments) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), first)  # the film in that folder still among them
+    assert "passed over: 3" in capsys.readouterr().err.splitlines()[-1]
+    assert main(arguments[:-2]) == 0  # asked for without that folder, they are pictures like others
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 5
+
+
+def test_no_heart_is_said_everywhere(weights, films, tmp_path, capsys, monkeypatch):
+    detect = HeartDetector.detect
+    turned = [2, 1, 0, 3]  # x_min behind x_max
+    monkeypatch.setattr(
+        HeartDetector,
+        "detect",
+        lambda self, source: dataclasses.replace(found := detect(self, source), heart=found.heart[turned]),
+    )
+    assert main([str(films / "a.png"), "--weights", str(weights)]) == 0
+    assert "No heart was found." in capsys.readouterr().out
+    assert main([str(films / "a.png"), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+    assert pd.read_csv(tmp_path / "t.csv").filter(like="heart_").isna().all(axis=None)

@@ -1,9 +1,12 @@
 """Answers as DICOM: read back, they say what the detector said, of the same patient and study."""
 
 import dataclasses
+import zipfile
 
 import highdicom
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 import torch
@@ -88,3 +91,48 @@ def test_from_the_command_line(weights, film, tmp_path):
     arguments = [str(film), "--weights", str(weights), "--dicom-sr", str(out / "sr"), "--dicom-sc", str(out / "sc")]
     assert main(arguments) == 0
     assert len(list((out / "sr").glob("*.dcm"))) == len(list((out / "sc").glob("*.dcm"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientSex", "U"),
+        ("StudyDate", "19.01.2020"),
+        ("StudyTime", "10:22"),
+        ("PatientBirthDate", "unknown"),
+    ],
+)
+def test_what_dicom_forbids_is_left_out(weights, film, tmp_path, keyword, value, monkeypatch):
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
+    source = pydicom.dcmread(film)
+    setattr(source, keyword, value)
+    source.save_as(tmp_path / "film.dcm")
+    found = HeartDetector.from_weights(weights).detect(film)
+    report = write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found)
+    capture = write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", draw_found(found))
+    for path in (report, capture):
+        written = pydicom.dcmread(path)
+        assert not written[keyword].value
+        assert written.PatientID == source.PatientID
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    source = pydicom.dcmread(film)
+    for name, kind in (("a", "1.2.840.10008.1.1"), ("b", source.SOPClassUID)):
+        source.SOPClassUID = kind
+        source.save_as(folder / f"{name}.dcm")
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive:
+        archive.write(folder / "a.dcm", "inside.dcm")
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    plt.close("all")
+    assert main([*arguments, "--dicom-sr", str(tmp_path / "sr"), "--dicom-sc", str(tmp_path / "sc")]) == 0
+    notes = pd.read_csv(tmp_path / "t.csv")["notes"].fillna("")
+    assert notes.str.contains("No DICOM report: .*header cannot be copied").tolist() == [True, False, True]
+    assert "c.zip/inside.dcm: its header" in notes[2]
+    assert [path.name for path in (tmp_path / "sr").iterdir()] == ["00002-b.dcm"]
+    assert not plt.get_fignums()  # hundreds of films would fill the memory

@@ -18,7 +18,7 @@ from heartbox.faithfulness import (
 )
 from heartbox.networks import build_model
 
-SIZE = 96
+SIZE = 98
 
 
 class Looker(nn.Module):
@@ -48,7 +48,7 @@ def spots():
 
 def test_occlusion_finds_where_a_network_looks(looker, spots):
     maps = occlusion_map(looker, spots, patch=14, stride=14)
-    assert maps.shape == (1, 4, 7, 7)  # the last ones reach out of the image
+    assert maps.shape == (1, 4, 7, 7)
     for k, (row, column) in enumerate([(1, 1), (1, 4), (4, 1), (4, 4)]):
         place = maps[0, k].abs().flatten().argmax().item()
         assert divmod(place, 7) == (row, column)
@@ -58,6 +58,24 @@ def test_occlusion_finds_where_a_network_looks(looker, spots):
         elsewhere = maps[0, k].clone()
         elsewhere[row, column] = 0
         assert elsewhere.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [64, 96, 100, 256])
+def test_occlusion_tiles_an_image_of_any_size(size):
+    """What decides lies in one corner and in the opposite one; the map, stretched over the image, says so."""
+    at = size - 12
+
+    class Corners(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0, :12, :12].sum((1, 2)), x[:, 0, at:, at:].sum((1, 2))], dim=1)
+
+    x = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(1)).abs()
+    maps = occlusion_map(Corners().eval(), x, patch=16, stride=14)[0].abs()
+    places = maps.shape[-1]
+    assert divmod(maps[0].argmax().item(), places) == (0, 0)
+    assert divmod(maps[1].argmax().item(), places) == (places - 1, places - 1)
+    # The last place's middle, on the image, lies inside the square that decides.
+    assert at < (places - 0.5) * size / places < size
 
 
 def test_integrated_gradients_add_up(looker, spots):
@@ -120,8 +138,8 @@ def test_peak_distance():
 def test_gradient_maps_of_the_regression_head_agree():
     """With global pooling and one linear layer, Grad-CAM, HiResCAM and the class-activation map are one."""
     torch.manual_seed(0)
-    model = build_model("resnet18", "regression", size=SIZE).eval()
-    x = torch.randn(1, 1, SIZE, SIZE)
+    model = build_model("resnet18", "regression", size=96).eval()
+    x = torch.randn(1, 1, 96, 96)
     exact = class_activation_map(model, x)[0]
     assert torch.allclose(grad_cam(model, x), exact, atol=1e-4)
     assert torch.allclose(hires_cam(model, x), exact, atol=1e-4)
@@ -168,3 +186,12 @@ def test_every_method_gives_four_finite_maps(name):
     maps = METHODS[name](model, torch.randn(1, 1, 64, 64))
     assert maps.shape[:2] == (1, 4)
     assert maps.isfinite().all() and maps.std() > 0
+
+
+def test_equally_strong_places_share_a_rank():
+    """By order alone, two maps of nothing but one place each would agree almost perfectly."""
+    first, second = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    first[0, 0, 1, 1], second[0, 0, 5, 5] = 1, 1
+    agreement = rank_agreement(first, second)
+    assert agreement[0] == pytest.approx(-1 / 63, abs=1e-6)  # scipy.stats.spearmanr says so too
+    assert agreement[1] == 0  # of a map without any difference nothing can be said

@@ -883,3 +883,49 @@ def test_real_pictures(real):
         assert film.image.shape == (512, 512) and film.bits_stored == 8
         assert film.image.std() > 0.03 and film.image.max() > 0.5, path.name
         assert bone_bright(film.image), path.name
+
+
+# ----------------------------------------------------------------------------------- words and their bits
+
+
+def test_values_that_do_not_lie_where_the_header_says(load):
+    """Decoders cut off what is above Bits Stored, and a film comes out as noise."""
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    with pytest.raises(XRayError, match=r"75% of the pixels use bits above the 10 of Bits Stored \(High Bit is 9\)"):
+        load(make(deep, bits=10))
+    with pytest.raises(XRayError, match="High Bit is 15"):
+        load(make(deep << 4, HighBit=15))
+    assert load(make(deep, HighBit=15)).notes == load(make(deep)).notes  # said wrongly, but all in its place
+
+
+def test_what_may_stand_in_spare_bits(load):
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    plain = load(make(deep)).image
+    stray = deep.copy()
+    stray[0, 1] |= 0x8000
+    film = load(make(stray))
+    assert "1 pixels use bits above Bits Stored; these bits were left out." in film.notes
+    np.testing.assert_array_equal(film.image, plain)
+    padded = deep.copy()
+    padded[:20] = 0xFFFF
+    assert not any("bits" in note for note in load(make(padded, PixelPaddingValue=0xFFFF)).notes)
+    overlay = make(deep | 0x1000)
+    overlay.add_new(0x60000102, "US", 12)
+    np.testing.assert_array_equal(load(overlay).image, plain)
+    signed = (deep.astype(np.int16) - 2048).reshape(64, 64)  # a sign fills the spare bits
+    assert not any("bits" in note for note in load(make(signed)).notes)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "view"),
+    [
+        ("postero-anterior", "PA"),
+        ("Antero-posterior projection", "AP"),
+        ("left lateral", "LEFT LATERAL"),
+        ("antero-posterior oblique", "ANTERO-POSTERIOR OBLIQUE"),
+    ],
+)
+def test_the_view_may_stand_in_a_code(load, meaning, view):
+    code = Dataset()
+    code.CodeMeaning = meaning
+    assert load(make(RAMP, ViewCodeSequence=[code])).view == view
