@@ -4,7 +4,7 @@
 
 DATA is Task02_Heart as downloaded, or a folder of .npz subjects. Two trainings: the first on a part of the training
 subjects, to compare what may be done with a network's answer (threshold, smoothing, largest part) on the others of
-them; the second on all of them, measured on the four who were held back by name and seed before anything was tried.
+them; the second on all of them, measured on the four who are held back by name and seed.
 
 Checkpoints lie under --work: a run that is stopped goes on where it was. Writes benchmarks/companion_atrium.md.
 """
@@ -128,14 +128,21 @@ mean absolute error {off:.1f} mL; always saying the training subjects' mean errs
 {len(measured)} subjects are a sketch.
 
 {label_agreement(subjects)}
+{chosen_on(inner, inner_names)}"""
 
+
+def chosen_on(inner: pd.DataFrame | None, names: list[str]) -> str:
+    """Write what the way of answering was chosen on; nothing where that was not measured."""
+    if inner is None:
+        return "\nMade with `--final-only`: the comparison that threshold and smoothing were chosen by was left out.\n"
+    return f"""
 ## What was chosen, and on whom
 
-A network trained in the same way on the other training subjects was asked about {", ".join(inner_names)}, who
+A network trained in the same way on the other training subjects was asked about {", ".join(names)}, who
 train too in the end. Taken from this table: probabilities smoothed with a Gaussian two slices wide (2.74 mm), threshold
 0.5, the largest part. (`smooth` is that width, in slices.)
 
-{"Not measured in this run." if inner is None else as_markdown(inner)}
+{as_markdown(inner)}
 """
 
 

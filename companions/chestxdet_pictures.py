@@ -54,18 +54,25 @@ def draw_findings(
         show_xray(ax, np.asarray(image), titles[i] if titles else "")
         for box, label in zip(truths[i]["boxes"].tolist(), truths[i]["labels"].tolist(), strict=True):
             draw_box(ax, box, LABEL)
-            _write(ax, box[0], box[1], findings[label - 1], LABEL, "bottom")
+            _write(ax, image.shape, box, findings[label - 1], LABEL, above=True)
         if answers is not None:
             answer = answers[i]
             for box, label, score in zip(*(answer[key].tolist() for key in ("boxes", "labels", "scores")), strict=True):
                 if score >= threshold:
                     draw_box(ax, box, PREDICTION, dashed=True)
-                    _write(ax, box[0], box[3], f"{findings[label - 1]} {score:.2f}", PREDICTION, "top")
+                    _write(ax, image.shape, box, f"{findings[label - 1]} {score:.2f}", PREDICTION, above=False)
     return figure
 
 
-def _write(ax, x: float, y: float, words: str, colour: str, va: str) -> None:
-    ax.text(x, y, words, color=colour, fontsize=7, va=va, path_effects=DARK_OUTLINE, clip_on=True)
+def _write(ax, shape: tuple[int, int], box: Sequence[float], words: str, colour: str, above: bool) -> None:
+    """Write above or below a box, and never beyond the film's border."""
+    rows, columns = shape
+    line = 0.06 * rows  # the height of the letters, about
+    y = max(box[1], line) if above else min(box[3], rows - line)
+    x, side = (box[2], "right") if box[0] > 0.6 * columns else (box[0], "left")
+    x, y = min(max(x, 0), columns), min(max(y, 0), rows)
+    ax.text(x, y, words, color=colour, fontsize=7, ha=side, va="bottom" if above else "top",
+            path_effects=DARK_OUTLINE, clip_on=True)  # fmt: skip
 
 
 def draw_confusion(matrices: dict[str, dict[str, float]]) -> Figure:
@@ -119,7 +126,7 @@ def draw_rise(history: pd.DataFrame, baseline: float) -> Figure:
 def draw_precision_recall(measured: AveragePrecision, ious: Sequence[float] = (0.3, 0.5)) -> Figure:
     """Draw the precision-recall curve of each finding, one picture an overlap."""
     recalls = np.linspace(0, 1, measured.precision.shape[1])
-    figure, axes = plt.subplots(1, len(ious), figsize=(4.6 * len(ious), 3.6), sharey=True, layout="compressed")
+    figure, axes = plt.subplots(1, len(ious), figsize=(5.2 * len(ious), 3.4), sharey=True, layout="compressed")
     colours = plt.get_cmap("tab10").colors
     for ax, iou in zip(np.atleast_1d(axes), ious, strict=True):
         curves, areas = measured.precision[measured.ious.index(iou)], measured.at(iou)
@@ -129,6 +136,6 @@ def draw_precision_recall(measured: AveragePrecision, ious: Sequence[float] = (0
                 style = "-" if k < len(colours) else "--"
                 ax.plot(recalls, curves[:, k], style, color=colours[k % len(colours)], label=words)
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"found from IoU {iou} on")
-        ax.legend(fontsize=7, title="finding (boxes): AP", title_fontsize=7)
+        ax.legend(fontsize=7, title="finding (boxes): AP", title_fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
     np.atleast_1d(axes)[0].set_ylabel("precision")
     return figure
