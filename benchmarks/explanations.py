@@ -55,27 +55,27 @@ def main() -> None:
         f"{len(inputs)} NIH films without a doubt, released weights; means over films and the heart's four edges, in",
         f"pixels at {size}. *Deletion*: how far an edge moves when those 0.5 to 20 % of the image are blurred that the",
         "map calls most important (more is better). *Insertion*: how far off it stays when only these are given back",
-        "to a blurred image (less is better). *Occlusion*: rank agreement with the occlusion map. *Peak*: median",
-        "distance of the strongest place from the edge. *Forgotten*: rank agreement with the map of a network made",
-        f"random, whole, over {SANITY_FILMS} films (not above 0 for a map that is about the network).",
+        "to a blurred image (less is better). *Direction*: how often an edge moves the other way when the 5 % of the",
+        "image that most push it one way, by the map's sign, are blurred (chance: 50 %). *Occlusion*: rank agreement",
+        "with the occlusion map. *Peak*: median distance of the strongest place from the edge. *Forgotten*: rank",
+        f"agreement with the map of a network made random, whole, over {SANITY_FILMS} films (not above 0 for a map",
+        "that is about the network).",
         "Written by `python benchmarks/explanations.py DATA`.",
         "",
-        "| map | deletion, px | insertion, px | occlusion | peak, px | forgotten |",
-        "|---|---|---|---|---|---|",
+        "| map | deletion, px | insertion, px | direction | occlusion | peak, px | forgotten |",
+        "|---|---|---|---|---|---|---|",
     ]
     *_, (_, blank) = randomised(model)
     for name, method in METHODS.items():
-        away, back, agreement, peak = np.mean(rows[name], axis=0)
+        away, back, right, agreement, peak = np.mean(rows[name], axis=0)
         forgotten = np.mean(
             [
                 float(rank_agreement(method(blank, x)[:, :4], method(model, x)[:, :4]).mean())
                 for x in inputs[:SANITY_FILMS]
             ]
         )
-        lines.append(
-            f"| {name} | {away:.1f} | {back:.1f} | {'-' if name == 'occlusion' else f'{agreement:.2f}'} | {peak:.1f} "
-            f"| {forgotten:.2f} |"
-        )
+        ranked = "-" if name == "occlusion" else f"{agreement:.2f}"
+        lines.append(f"| {name} | {away:.1f} | {back:.1f} | {right:.0%} | {ranked} | {peak:.1f} | {forgotten:.2f} |")
         print(lines[-1], flush=True)
     with complete_or_absent(HERE / "explanations.md") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")

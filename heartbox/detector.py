@@ -232,18 +232,19 @@ class HeartDetector:
         warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
-    def explain(self, source: str | Path | XRay | NDArray, method: str = "gradients") -> NDArray[np.float32]:
+    def explain(self, source: str | Path | XRay | NDArray, method: str = "integrated gradients") -> NDArray[np.float32]:
         """Return one signed evidence map for each heart edge.
 
         Parameters
         ----------
         source
             As for :meth:`detect`.
-        method : {"gradients", "occlusion", "integrated gradients"}
-            ``"gradients"``: in no time, at the network's own grid (the exact class-activation map where there is one,
-            else HiResCAM). ``"occlusion"``: patch by patch blurred away, some seconds. ``"integrated gradients"``:
-            fine, some seconds. See :mod:`heartbox.evidence`; all three pass the checks of
-            :mod:`heartbox.faithfulness`.
+        method : {"integrated gradients", "occlusion", "gradients"}
+            ``"integrated gradients"``: fine, and their sum is how far the edge moves from a blurred film to this one;
+            some seconds. ``"occlusion"``: patch by patch blurred away; some seconds more. ``"gradients"``: in no time,
+            at the network's own grid: the exact class-activation map for the classic head; for others HiResCAM, of
+            whose maps only the places can be relied on, not the sign. See :mod:`heartbox.evidence` for the methods,
+            :mod:`heartbox.faithfulness` for their checks and ``benchmarks/explanations.md`` for how they stand them.
 
         Returns
         -------

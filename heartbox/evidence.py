@@ -49,7 +49,9 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
 
     At each place, activation times the gradient of the coordinate, summed over channels and not averaged over
     places first as Grad-CAM does. For global pooling and one linear layer it equals
-    :func:`class_activation_map`; for other heads it is its first-order approximation.
+    :func:`class_activation_map`. For other heads it is a first-order account of what scaling a feature would do, which
+    is not what taking it away does: it finds the places well, and gets their sign wrong about as often as right
+    (``benchmarks/explanations.md``).
 
     Parameters
     ----------
@@ -193,9 +195,9 @@ def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
     return hires_cam(model, x)
 
 
-# Those that stand their checks (heartbox.faithfulness, benchmarks/explanations.md); signed Grad-CAM does not.
+# How they stand their checks: heartbox.faithfulness, benchmarks/explanations.md. Signed Grad-CAM does not.
 EXPLANATIONS = {
-    "gradients": evidence_maps,
-    "occlusion": occlusion_map,
     "integrated gradients": smooth_gradients,
+    "occlusion": occlusion_map,
+    "gradients": evidence_maps,
 }

@@ -7,6 +7,7 @@ whether it rested on what the map says. Knows networks and maps; no files, no dr
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import pandas as pd
@@ -80,6 +81,46 @@ def _replace(
             batch[k].view(-1)[taken] = second.view(-1)[taken]
         moved.append((model(batch)[:, edge] - target[edge]).abs().mean())
     return torch.stack(moved)
+
+
+def direction(
+    model: nn.Module, x: Tensor, maps: Tensor, edges: int = 4, sigma: float = 12.0, fraction: float = 0.05
+) -> Tensor:
+    """Tell how often an edge moves as the signs of its map claim.
+
+    What a map says pushes an edge one way is blurred, the strongest `fraction` of the image: the edge should go the
+    other way. Then the same for what pushes it back.
+
+    Parameters
+    ----------
+    model, x
+        As for :func:`deletion`.
+    maps : Tensor, shape (1, E, h, w)
+        Signed evidence.
+    edges : int
+        How many coordinates, from the first.
+    sigma : float
+        Of the blur, in pixels.
+    fraction : float
+        Of the image's pixels; fewer, where fewer have that sign.
+
+    Returns
+    -------
+    Tensor, shape (E,)
+        1 where both moved as claimed, 0.5 where one did, 0 for none; 0.5 on average by chance.
+    """
+    size = x.shape[-1]
+    soft, fine = blurred(x, sigma), to_pixels(maps, size)[0, :edges].flatten(1)
+    batch, signs = x.repeat(2 * edges, 1, 1, 1), (1, -1)
+    for k, (edge, sign) in enumerate(itertools.product(range(edges), signs)):
+        strength = sign * fine[edge]
+        taken = strength.argsort(descending=True)[: round(fraction * size * size)]
+        taken = taken[strength[taken] > 0]
+        batch[k].view(-1)[taken] = soft.view(-1)[taken]
+    with torch.no_grad():
+        moved = model(batch) - model(x)
+    claimed = [[-sign * moved[2 * edge + k, edge] > 0 for k, sign in enumerate(signs)] for edge in range(edges)]
+    return torch.tensor(claimed).double().mean(dim=1)
 
 
 def rank_agreement(maps: Tensor, others: Tensor) -> Tensor:
@@ -186,8 +227,9 @@ def measure(model: nn.Module, x: Tensor, maps: Tensor, occluded: Tensor) -> dict
     Returns
     -------
     dict
-        Means over the first four coordinates: ``deletion`` and ``insertion`` in pixels, ``occlusion`` (rank agreement
-        with that map); and the median distance ``peak`` of the strongest place from its edge, in pixels.
+        Means over the first four coordinates: ``deletion`` and ``insertion`` in pixels, ``direction`` (share of moves
+        with the map's sign), ``occlusion`` (rank agreement with that map); and the median distance ``peak`` of the
+        strongest place from its edge, in pixels.
     """
     maps = maps[:, :4]
     with torch.no_grad():
@@ -195,6 +237,7 @@ def measure(model: nn.Module, x: Tensor, maps: Tensor, occluded: Tensor) -> dict
     return {
         "deletion": float(deletion(model, x, maps).mean()),
         "insertion": float(insertion(model, x, maps).mean()),
+        "direction": float(direction(model, x, maps).mean()),
         "occlusion": float(rank_agreement(maps, occluded[:, :4]).mean()),
         "peak": float(peak_distance(maps, coordinates, x.shape[-1]).median()),
     }

@@ -8,6 +8,7 @@ from heartbox.evidence import blurred, class_activation_map, grad_cam, hires_cam
 from heartbox.faithfulness import (
     METHODS,
     deletion,
+    direction,
     insertion,
     measure,
     peak_distance,
@@ -186,6 +187,24 @@ def test_every_method_gives_four_finite_maps(name):
     maps = METHODS[name](model, torch.randn(1, 1, 64, 64))
     assert maps.shape[:2] == (1, 4)
     assert maps.isfinite().all() and maps.std() > 0
+
+
+def test_the_sign_is_checked():
+    """Every coordinate is one bright square less another: blur the one and it falls, blur the other and it rises."""
+    weights, x = torch.zeros(4, SIZE, SIZE), torch.zeros(1, 1, SIZE, SIZE)
+    for edge in range(4):
+        for column, sign in ((14, 1.0), (56, -1.0)):
+            square = slice(4 + 24 * edge, 18 + 24 * edge), slice(column, column + 14)
+            weights[edge][square], x[0, 0][square] = sign, 1.0
+
+    class Difference(nn.Module):
+        def forward(self, x):
+            return torch.einsum("nchw,ehw->ne", x, weights)
+
+    maps = (weights * x[0])[None]
+    assert direction(Difference(), x, maps).tolist() == [1, 1, 1, 1]
+    assert direction(Difference(), x, -maps).tolist() == [0, 0, 0, 0]
+    assert direction(Difference(), x, maps.abs()).tolist() == [0.5, 0.5, 0.5, 0.5]  # half of it is not even claimed
 
 
 def test_equally_strong_places_share_a_rank():
