@@ -2,7 +2,7 @@
 
     python benchmarks/doubts.py DATA [--weights FILE]
 
-DATA holds any of: nih/images (ordinary frontal films, in none of the trainings), atrium (MRI volumes, .npz). Films are
+DATA holds nih/images (ordinary frontal films, in none of the trainings) and atrium (MRI volumes, .npz). Films are
 shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with pydicom, a photograph with
 matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts on the films that the weights
 were trained for are counted out of fold by benchmarks/release.py. Writes benchmarks/doubts.md.
@@ -41,6 +41,13 @@ SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
     "left half only": (lambda film: film[:, : film.shape[1] // 2], None),
     "right half only": (lambda film: film[:, film.shape[1] // 2 :], None),
 }
+
+
+def need(data: Path, *parts: str) -> None:
+    """End the program where something that is measured on is not there: a published table is not half overwritten."""
+    missing = [part for part in parts if not (data / part).exists()]
+    if missing:
+        raise SystemExit(f"{data}: {' and '.join(missing)} not there, so nothing is measured and nothing written")
 
 
 def evenly(items: list, count: int) -> list:
@@ -86,6 +93,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
     arguments = parser.parse_args()
+    need(arguments.data, "nih/images", "atrium")
     detector = HeartDetector.from_weights(arguments.weights)
     lines = [
         "Share of images with a doubt (`found.warnings`), with the doubt that the network is undecided, and with one",

@@ -16,6 +16,9 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from doubts import need
 
 from heartbox import HeartDetector
 from heartbox.files import complete_or_absent
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
     arguments = parser.parse_args()
+    need(arguments.data, "nih/labels.csv", "nih/images", "rsna/rsna_heart_detection.csv")
     films = pd.read_csv(arguments.data / "nih" / "labels.csv")
     boxes = pd.read_csv(arguments.data / "rsna" / "rsna_heart_detection.csv")
     known = films.merge(boxes, left_on="rsna_id", right_on="name")

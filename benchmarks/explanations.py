@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from doubts import evenly
+from doubts import evenly, need
 from tqdm import tqdm
 
 from heartbox import HeartDetector
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
     parser.add_argument("--films", type=int, default=20)
     arguments = parser.parse_args()
+    need(arguments.data, "nih/images")
     detector = HeartDetector.from_weights(arguments.weights)
     model, size = detector.model, detector.config["size"]
     torch.manual_seed(0)

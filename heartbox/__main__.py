@@ -156,11 +156,14 @@ def _unusable(options: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on; 130 if
-    it was interrupted.
+    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on or
+    nowhere to write; 130 if it was interrupted.
     """
     try:
         return _run(arguments)
+    except OSError as error:  # of reading there is a row for each; what is left is writing
+        print(f"{error.filename or 'a file'}: cannot be written ({error.strerror or error})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; with --csv the same command goes on from here", file=sys.stderr)
         return 130

@@ -6,6 +6,7 @@ Knows names and archives; opens no image.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -115,13 +116,17 @@ def collect(paths: Iterable[str | Path], passed_over: list[Path] | None = None) 
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            for one in sorted(path.rglob("*")):
+            locked: list[OSError] = []
+            for one in _files_below(path, locked):
                 if _is_zip(one):
                     found += _members(one)
                 elif is_xray_file(one):
                     found.append(Source(one.as_posix(), one))
-                elif passed_over is not None and not one.is_dir():
+                elif passed_over is not None:
                     passed_over.append(one)
+            for error in locked:
+                place = Path(error.filename)
+                found.append(Source(place.as_posix(), place, error=f"this folder cannot be opened ({error.strerror})."))
         elif _is_zip(path):
             found += _members(path)
         elif path.name.upper() == "DICOMDIR" and path.is_file():
@@ -129,6 +134,12 @@ def collect(paths: Iterable[str | Path], passed_over: list[Path] | None = None) 
         else:
             found.append(Source(path.as_posix(), path))  # one that is not there gets its error where it is read
     return found
+
+
+def _files_below(folder: Path, locked: list[OSError]) -> list[Path]:
+    """Return everything in and below a folder that is no folder, by name; what kept folders from being opened, too."""
+    walk = os.walk(folder, onerror=locked.append)
+    return sorted(Path(place) / name for place, _, names in walk for name in names)
 
 
 def _is_zip(path: Path) -> bool:

@@ -1,6 +1,8 @@
 """What was named -> images: folders, zips, DICOMDIRs, and what is wrong with each."""
 
+import os
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -117,3 +119,21 @@ def test_files_are_taken_as_named(tmp_path):
     (source,) = collect([tmp_path / "nowhere.dcm"])
     with pytest.raises(XRayError, match="no such file"), source.file() as path:
         load_xray(path)
+
+
+def test_a_locked_folder_is_named(tmp_path, monkeypatch):
+    """As an ordinary user meets it; the tests may run as one whom no folder is locked to."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.png").write_bytes(png(0))
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = collect([tmp_path])
+    assert [Path(source.name).name for source in found] == ["a.png", "locked"]
+    assert found[1].error == "this folder cannot be opened (Permission denied)."

@@ -283,3 +283,11 @@ def test_no_heart_is_said_everywhere(weights, films, tmp_path, capsys, monkeypat
     assert "No heart was found." in capsys.readouterr().out
     assert main([str(films / "a.png"), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
     assert pd.read_csv(tmp_path / "t.csv").filter(like="heart_").isna().all(axis=None)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--overlays", "--reports"])
+def test_what_cannot_be_written_is_said_in_a_line(weights, films, tmp_path, capsys, option):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "below.csv"  # below a file there is no folder
+    assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
+    assert f"{tmp_path.as_posix()}/file" in capsys.readouterr().err
