@@ -16,6 +16,7 @@ import pandas as pd
 
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes
 from heartbox.phantom import write_phantoms
+from heartbox.phantom.dicom import MAKER
 
 RSNA_CSV = "rsna_heart_detection.csv"
 RSNA_IMAGES = "stage_2_train_images"
@@ -65,12 +66,19 @@ def recognise_layout(folder: str | Path) -> str | None:
     """Tell which layout lies in `folder`: ``"rsna"``, ``"phantom"``, ``"ctr"``, or None if it is none of them."""
     folder = Path(folder)
     if (folder / RSNA_CSV).is_file() and (folder / RSNA_IMAGES).is_dir():
-        with (folder / RSNA_CSV).open(encoding="utf-8", errors="replace") as file:
-            header = {column.strip() for column in file.readline().split(",")}
-        return "phantom" if set(THORAX_COLUMNS) <= header else "rsna"
+        return "phantom" if _is_synthetic(folder / RSNA_IMAGES) else "rsna"
     if any((folder / source / "png").is_dir() for source in CTR_SOURCES):
         return "ctr"
     return None
+
+
+def _is_synthetic(images: Path) -> bool:
+    """Tell whether the first image says that it is a phantom: the csv of real films may have chest boxes too."""
+    first = next((path for path in sorted(images.glob("*.dcm"))), None)
+    if first is None:
+        return False
+    with first.open("rb") as file:
+        return MAKER.encode() in file.read(4096)
 
 
 def look_for_data(
@@ -191,7 +199,7 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
             shape = (int(record["img_shape_y"]), int(record["img_shape_x"]))
             heart = box_from_xywh([record[key] for key in ("x0", "y0", "w", "h")])
             thorax = None
-            if layout == "phantom":
+            if set(THORAX_COLUMNS) <= record.keys():
                 thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
         except (ValueError, OverflowError) as error:  # OverflowError: an infinite number
             problems.append((name, f"{where}: a box is four numbers in a frame of two ({error})"))

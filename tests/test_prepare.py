@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from heartbox.boxes import box_from_mask, scale_boxes
-from heartbox.layouts import RSNA_COLUMNS, Film, find_data, list_films, recognise_layout
+from heartbox.layouts import RSNA_COLUMNS, RSNA_CSV, Film, find_data, list_films, recognise_layout
 from heartbox.phantom import write_phantoms
 from heartbox.prepare import _split, prepare, split_by_patient
 
@@ -80,6 +80,15 @@ def test_layouts_are_recognised(tmp_path):
     write_ctr(tmp_path / "ctr", 2)
     write_phantoms(tmp_path / "phantom", count=2, size=128, progress=False)
     assert [recognise_layout(tmp_path / kind) for kind in ("rsna", "ctr", "phantom")] == ["rsna", "ctr", "phantom"]
+
+
+def test_real_films_with_chest_boxes_are_no_phantoms(tmp_path):
+    write_rsna(tmp_path, 2)
+    table = pd.read_csv(tmp_path / RSNA_CSV).assign(thorax_x0=1.0, thorax_y0=2.0, thorax_w=90.0, thorax_h=80.0)
+    table.to_csv(tmp_path / RSNA_CSV, index=False)
+    assert recognise_layout(tmp_path) == "rsna"
+    films, _ = list_films(tmp_path)
+    assert [film.thorax for film in films] == [(1, 2, 91, 82)] * 2
 
 
 def test_without_data_phantoms_are_made(tmp_path, monkeypatch):

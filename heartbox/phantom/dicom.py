@@ -30,6 +30,8 @@ IMAGES = "stage_2_train_images"
 COLUMNS = ["label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape_y",
            "thorax_x0", "thorax_y0", "thorax_w", "thorax_h"]  # fmt: skip
 
+MAKER = "Heartbox phantom"  # by which a file says that it is no patient
+
 
 def _uid(*parts) -> UID:
     """UID under the 2.25 root, from a name-based UUID (DICOM PS3.5 B.2)."""
@@ -103,8 +105,7 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.SeriesNumber = 1
     ds.SeriesDescription = f"{s.view} chest"
     ds.BodyPartExamined = "CHEST"
-    ds.Manufacturer = "Heartbox phantom"
-    ds.ManufacturerModelName = "Heartbox phantom"
+    ds.Manufacturer = ds.ManufacturerModelName = MAKER
     ds.DeviceSerialNumber = "0"
     ds.SoftwareVersions = str(GENERATION)
     # Image
