@@ -339,7 +339,7 @@ def draw_evidence(found: Found, maps: NDArray) -> Figure:
     """
     image = found.xray.image
     rows, columns = image.shape
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.9))
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="compressed")
     for edge, ax in enumerate(axes):
         show_xray(ax, image, f"{EDGES[edge]} = {found.heart[edge]:.0f} px")
         strength = np.abs(maps[edge]).max() or 1.0
