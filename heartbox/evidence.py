@@ -50,7 +50,7 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
     At each place, activation times the gradient of the coordinate, summed over channels and not averaged over
     places first as Grad-CAM does. For global pooling and one linear layer it equals
     :func:`class_activation_map`. For other heads it is a first-order account of what scaling a feature would do, which
-    is not what taking it away does: it finds the places well, and gets their sign wrong about as often as right
+    is not what taking it away does: it finds the places well, and gets the sign wrong in a third of the cases
     (``benchmarks/explanations.md``).
 
     Parameters
