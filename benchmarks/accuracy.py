@@ -363,7 +363,7 @@ def draw(table: pd.DataFrame) -> None:
         left.bar(places + (k - (len(whole) - 1) / 2) * width, heights, width, label=name)
     left.set_xticks(places, ["left", "top", "right", "bottom", "mean"])
     left.set_ylabel("mean absolute error, px at 224")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     crossed = table[table["films"].isin(["all", *CROSS])].pivot(index="films", columns="recipe", values="iou_mean")
     crossed = crossed.reindex(index=["all", *CROSS], columns=[name for name in ["mean box", *ROWS] if name in crossed])
     crossed.plot.bar(ax=right, legend=False, rot=0, width=0.8)
