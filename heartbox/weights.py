@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -103,6 +105,14 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
         if sha256 is not None and (found := file_sha256(path)) != _digest(sha256):
             raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256}: another version, or a damaged file")
     try:
+        # torch does not look at the checksums in its own files: a flipped byte would move an edge without a word.
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        torn = None  # whatever it is, the next step says so
+    if torn:
+        raise ValueError(f"{path}: damaged ({torn} does not match its checksum); fetch it again")
+    try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler stumbles over
         raise ValueError(
@@ -124,6 +134,8 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Modu
         )
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: the weights do not fit the network that their config names: {error}") from error
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise ValueError(f"{path}: holds weights that are no numbers; train it again, or fetch it again")
     return model.eval(), config
 
 

@@ -132,3 +132,19 @@ def test_the_mask_head_is_not_saved(tmp_path):
     save_weights(tmp_path / "model.pt", model, {"mean": 0.5, "std": 0.25, "layout": "made"}, targets=["heart"])
     again, _ = load_weights(tmp_path / "model.pt")
     assert again.mask_head is None
+
+
+def test_one_flipped_bit_is_seen(weights):
+    raw = bytearray(weights.read_bytes())
+    raw[len(raw) // 2] ^= 1  # somewhere in the numbers: torch loads it without a word
+    weights.write_bytes(bytes(raw))
+    with pytest.raises(ValueError, match="model.pt: damaged .*fetch it again"):
+        load_weights(weights)
+
+
+def test_weights_that_are_no_numbers(weights):
+    saved = torch.load(weights, weights_only=True)
+    next(iter(saved["state_dict"].values())).view(-1)[0] = float("nan")
+    torch.save(saved, weights)
+    with pytest.raises(ValueError, match="no numbers"):
+        load_weights(weights)
