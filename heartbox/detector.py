@@ -227,7 +227,7 @@ class HeartDetector:
             around = np.stack([coordinates[:4] - margin[:4], coordinates[:4] + margin[:4]])
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
             if ctr is not None and reach is not None:
-                ctr_interval = (ctr - float(reach), ctr + float(reach))
+                ctr_interval = (max(ctr - float(reach), 0.0), ctr + float(reach))
         hesitation = () if foreign else self._hesitation(spread, wrong)
         warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
@@ -408,7 +408,7 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
     shades = len(np.unique(xray.image[:: 1 + rows // 512, :: 1 + columns // 512]))
     if shades < FEW_SHADES:
-        found.append(f"The image has {shades} shades of grey only.")
+        found.append(f"The image has {shades} shade{'s' * (shades != 1)} of grey only.")
     if xray.modality not in RADIOGRAPHY:
         found.append(f"The modality is {xray.modality}: this is not a plain X-ray.")
     if xray.body_part and not any(word in xray.body_part for word in CHEST_WORDS):
