@@ -39,7 +39,7 @@ def test_maps_have_the_shape_of_the_image(weights, method):
 
 
 def test_an_unknown_method_of_explaining_is_refused(weights):
-    with pytest.raises(ValueError, match="unknown method 'grad-cam': choose one of gradients, occlusion"):
+    with pytest.raises(ValueError, match="unknown method 'grad-cam': choose one of integrated gradients, occlusion"):
         HeartDetector.from_weights(weights).explain(np.full((60, 90), 0.5), "grad-cam")
 
 
