@@ -173,7 +173,7 @@ def test_a_map_that_does_not_look_at_the_network_fails_the_sanity_check():
 def test_measures_tell_a_true_map_from_noise(looker, spots):
     occluded = occlusion_map(looker, spots, patch=14, stride=14)
     true, noise = (measure(looker, spots, maps, occluded) for maps in (occluded, random_map(looker, spots)))
-    assert list(true) == ["deletion", "insertion", "occlusion", "peak"]
+    assert list(true) == ["deletion", "insertion", "direction", "occlusion", "peak"]
     assert true["deletion"] > 1.5 * noise["deletion"]
     assert true["insertion"] < noise["insertion"]
     assert true["occlusion"] == pytest.approx(1)
