@@ -66,7 +66,9 @@ def recognise_layout(folder: str | Path) -> str | None:
     """Tell which layout lies in `folder`: ``"rsna"``, ``"phantom"``, ``"ctr"``, or None if it is none of them."""
     folder = Path(folder)
     if (folder / RSNA_CSV).is_file() and (folder / RSNA_IMAGES).is_dir():
-        return "phantom" if _is_synthetic(folder / RSNA_IMAGES) else "rsna"
+        with (folder / RSNA_CSV).open(encoding="utf-8", errors="replace") as file:
+            header = {column.strip() for column in file.readline().split(",")}
+        return "phantom" if set(THORAX_COLUMNS) <= header and _is_synthetic(folder / RSNA_IMAGES) else "rsna"
     if any((folder / source / "png").is_dir() for source in CTR_SOURCES):
         return "ctr"
     return None
