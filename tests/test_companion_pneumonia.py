@@ -733,9 +733,10 @@ def test_the_benchmark_reports_what_it_is_given(nih, tmp_path):
     half = np.full((2, 2, 2), -1.0)
     half[:, :, 0] = 2  # all evidence in the left half, where the boxes are
     known = {"rows": np.arange(48), "logits": 4.0 * targets - 2, "weight": np.ones(48), "boxed": np.array([0, 8])}
-    text = companion_pneumonia.report(prepared, parts, {"made": known | {"maps": half}})
-    assert "| ResNet18, made | 1.000 (1.000 to 1.000) | 1.000 (1.000 to 1.000) |" in text
-    assert "| ResNet18, made | 24 | 0 | 0 | 24 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
+    text = companion_pneumonia.report(prepared, parts, {"fine-tuned": known | {"maps": half}})
+    assert "*Fine-tuned*: " in text and "*From scratch*" not in text  # what is not there needs no explaining
+    assert "| ResNet18, fine-tuned | 1.000 (1.000 to 1.000) | 1.000 (1.000 to 1.000) |" in text
+    assert "| ResNet18, fine-tuned | 24 | 0 | 0 | 24 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
     assert "| the more common answer | 24 | 0 | 24 | 0 | 0.500 | 0.500 | 1.000 | 0.000 |" in text
     assert "2 films with boxes: 100%; share of the area 50%" in text
     assert "view position of these films is not recorded" in text
