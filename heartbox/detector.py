@@ -20,10 +20,10 @@ from torch import nn
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
 from heartbox.calibration import USUAL, margins
 from heartbox.evidence import EXPLANATIONS
+from heartbox.phantom.dicom import MAKER
 from heartbox.weights import load_weights
 from heartbox.xray import RADIOGRAPHY, XRay, XRayError, load_xray, resize_xray
 
-PHANTOM_MAKER = "Heartbox phantom"  # as written into the files of heartbox.phantom
 FOREIGN = (
     "These weights were trained on synthetic films alone; on a real film their answer is a guess, without margins."
 )
@@ -268,7 +268,7 @@ class HeartDetector:
 
     def _foreign(self, xray: XRay) -> tuple[str, ...]:
         """Doubt weights trained on phantoms that are asked about something else, and the other way round."""
-        synthetic = xray.manufacturer == PHANTOM_MAKER
+        synthetic = xray.manufacturer == MAKER
         if (self.config["layout"] == "phantom") == synthetic:
             return ()
         return (FOREIGN_PHANTOM if synthetic else FOREIGN,)
