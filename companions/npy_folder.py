@@ -15,6 +15,7 @@ import pandas as pd
 
 from heartbox import layouts
 from heartbox.boxes import EDGES, as_boxes, box_from_xywh, clip_boxes, scale_boxes
+from heartbox.contrast import has_low_contrast
 from heartbox.detector import as_xray
 from heartbox.files import complete_or_absent
 from heartbox.phantom import render, sample_subject
@@ -387,7 +388,8 @@ def _prepare_film(film: NpyFilm, size: int) -> ProcessedFilm:
         raise ValueError(f"box: it reaches {math.ceil(over)} px over the border of {shape}: {_words(film.box)}")
     record = {"name": film.name, "source": "npy", "rows": image.shape[0], "columns": image.shape[1]}
     record |= dict(zip(BOX_COLUMNS[:4], scale_boxes(box, frame, (size, size)), strict=True))
-    return ProcessedFilm(resize_xray(image, size).astype(np.float16), record, film.patient)
+    small = resize_xray(image, size)
+    return ProcessedFilm(small.astype(np.float16), record, film.patient, low_contrast=has_low_contrast(small))
 
 
 def _side(path: Path, folder: Path) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
 from heartbox.calibration import USUAL, margins
+from heartbox.contrast import EVEN, even_contrast
 from heartbox.evidence import EXPLANATIONS
 from heartbox.phantom.dicom import MAKER
 from heartbox.weights import load_weights
@@ -323,11 +324,17 @@ class HeartDetector:
         best = sure.argmin(axis=0)
         return [names[k] if is_surer(sure[k, i], asis[i]) else "" for i, k in enumerate(best)]
 
+    def shown(self, xray: XRay) -> NDArray[np.float32]:
+        """Return the film as the network is shown it, as in training: (size, size) in [0, 1], its contrast evened."""
+        image = resize_xray(xray.image, self.config["size"])
+        if self.config.get("contrast") == EVEN:  # weights of an earlier version saw films as they are
+            image = even_contrast(image)
+        # Training images were stored as float16: the same rounding here makes the same film the same input.
+        return image.astype(np.float16).astype(np.float32)
+
     def to_tensor(self, xray: XRay) -> torch.Tensor:
         """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""
-        image = resize_xray(xray.image, self.config["size"])
-        # Training images were stored as float16: the same rounding here makes the same film the same input.
-        image = image.astype(np.float16).astype(np.float32)
+        image = self.shown(xray)
         return torch.from_numpy((image - self.config["mean"]) / self.config["std"]).float()[None, None]
 
     @torch.no_grad()

@@ -90,8 +90,12 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     logits : Tensor, shape (N, targets, h, w)
         From the network's ``mask_head``.
     masks : Tensor, shape (N, targets, H, W)
-        Coverage in [0, 1], averaged over the places of the coarse map.
+        Coverage in [0, 1], averaged over the places of the coarse map. A film whose masks are all zero has none,
+        and is left out.
     """
     # On the CPU, because Apple's MPS averages whole multiples only, and 112 to 20 is none.
     wanted = F.interpolate(masks.cpu(), logits.shape[-2:], mode="area").to(logits.device)
-    return F.binary_cross_entropy_with_logits(logits, wanted)
+    known = wanted.flatten(1).any(dim=1)
+    if not known.any():
+        return logits.sum() * 0  # nothing known: zero, with a gradient of zero
+    return F.binary_cross_entropy_with_logits(logits[known], wanted[known])

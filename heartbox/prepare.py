@@ -1,7 +1,7 @@
 """Folders of raw X-rays and labels -> the processed folder that the other notebooks read.
 
-Reads each film, resizes images and boxes together and splits by patient. Knows layouts and processed folders;
-no networks.
+Reads each film, resizes images and boxes together, evens the contrast and splits by patient. Knows layouts and
+processed folders; no networks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from heartbox.boxes import box_from_mask, clip_boxes, scale_boxes
+from heartbox.contrast import EVEN, even_contrast, has_low_contrast
 from heartbox.layouts import Film, list_films, recognise_layout
 from heartbox.parallel import parallel_map
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, outlines_and_coverage, write_processed
@@ -55,9 +56,9 @@ class Prepared:
 # ---------------------------------------------------------------- one film
 
 
-def _read_film(task: tuple[Film, int]) -> ProcessedFilm | str:
+def _read_film(task: tuple[Film, int, bool]) -> ProcessedFilm | str:
     """Read one film, or say why it cannot be."""
-    film, size = task
+    film, size, even = task
     try:
         xray = load_xray(film.path)
         heart, thorax, box_shape, truth = film.heart, film.thorax, film.box_shape, (None, None)
@@ -73,10 +74,11 @@ def _read_film(task: tuple[Film, int]) -> ProcessedFilm | str:
     record |= dict(zip(BOX_COLUMNS[:4], boxes, strict=True))
     if thorax is not None:
         record |= dict(zip(BOX_COLUMNS[4:], scale_boxes(thorax, box_shape, (size, size)), strict=True))
-    small = resize_xray(xray.image, size).astype(np.float16)
+    small = resize_xray(xray.image, size)
     record["rows"], record["columns"] = xray.image.shape
     record["pixel_spacing"] = "\\".join(f"{mm:g}" for mm in xray.pixel_spacing) if xray.pixel_spacing else None
-    return ProcessedFilm(small, record, xray.patient_id, *truth)
+    image = (even_contrast(small) if even else small).astype(np.float16)
+    return ProcessedFilm(image, record, xray.patient_id, *truth, low_contrast=has_low_contrast(small))
 
 
 def _read_masks(film: Film, shape: tuple[int, int]) -> list[list[np.ndarray]]:
@@ -164,13 +166,15 @@ def prepare(
     limit: int | None = None,
     processes: int | None = None,
     progress: bool = True,
+    even: bool = True,
 ) -> Prepared:
     """Turn a raw folder into ``images.npy``, ``labels.csv``, ``stats.json``, ``patients.csv`` and ``skipped.csv``.
 
     Where the labels are masks, ``outlines.npy`` and ``masks.npy`` go beside them: what augmentation needs to
     follow a mask exactly, and the masks at half size (see :func:`outlines_and_coverage`).
 
-    Each image is read, resized to ``(size, size)`` with its boxes, written away and forgotten.
+    Each image is read, resized to ``(size, size)`` with its boxes, its contrast evened
+    (:func:`heartbox.contrast.even_contrast`), written away and forgotten.
 
     Parameters
     ----------
@@ -186,6 +190,8 @@ def prepare(
         How many to run; one for each core by default.
     progress : bool
         Whether to show a bar.
+    even : bool
+        Whether to even the contrast; without it the network sees each film's greys as the file has them.
 
     Returns
     -------
@@ -208,7 +214,7 @@ def prepare(
 
     def read() -> Iterator[ProcessedFilm]:
         nonlocal named
-        tasks = [(film, size) for film in films]
+        tasks = [(film, size, even) for film in films]
         results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
         for film, result in zip(films, results, strict=True):
             if isinstance(result, str):
@@ -226,7 +232,8 @@ def prepare(
         return split, rule if named else rule.replace("by patient", "by film (no file names its patient)")
 
     try:
-        labels, stats, pale = write_processed(out, read(), choose, size, {"layout": layout, "seed": seed}, problems)
+        about = {"layout": layout, "seed": seed, **({"contrast": EVEN} if even else {})}
+        labels, stats, pale = write_processed(out, read(), choose, size, about, problems)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return Prepared(out, labels, stats, pd.DataFrame(problems, columns=["name", "reason"]), pale)

@@ -21,8 +21,6 @@ from heartbox.files import complete_or_absent
 
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
 LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing"]
-# Below this range between the 5th and the 95th percentile, out of 1, there is little to see in a film.
-LOW_CONTRAST = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class ProcessedFilm:
         Who it is of; only a number of it is written.
     outlines, coverage : ndarray or None
         From :func:`outlines_and_coverage`, where there are masks.
+    low_contrast : bool
+        Whether there was hardly anything to see in it, see :func:`heartbox.contrast.has_low_contrast`.
     """
 
     image: np.ndarray
@@ -46,11 +46,7 @@ class ProcessedFilm:
     patient: str
     outlines: np.ndarray | None = None
     coverage: np.ndarray | None = None
-
-    @property
-    def low_contrast(self) -> bool:
-        """Whether there is hardly anything to see."""
-        return bool(np.ptp(np.percentile(self.image, (5, 95))) < LOW_CONTRAST)
+    low_contrast: bool = False
 
 
 def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:

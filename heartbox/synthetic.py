@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from heartbox.boxes import box_from_mask
+from heartbox.contrast import EVEN, even_contrast
 from heartbox.parallel import parallel_map
 from heartbox.phantom import render, sample_subject
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, outlines_and_coverage, write_processed
@@ -48,7 +49,7 @@ def write_synthetic(
     results = parallel_map(_one, jobs, "Phantoms", processes=processes, progress=progress)
     validating = max(1, round(count * validation_share))
     split = ["val" if index >= count - validating else "train" for index in range(count)]
-    about = {"layout": "phantom", "seed": seed}
+    about = {"layout": "phantom", "seed": seed, "contrast": EVEN}
     write_processed(out, results, lambda labels: (split, "the last ones validate"), size, about)
     return Path(out)
 
@@ -62,4 +63,4 @@ def _one(job: tuple[int, int, int]) -> ProcessedFilm:
     record = {"name": film.subject.film_id, "source": "phantom", **dict(zip(BOX_COLUMNS, boxes, strict=True))}
     record |= {"rows": 2 * size, "columns": 2 * size, "pixel_spacing": None}
     name = film.subject.film_id
-    return ProcessedFilm(image.astype(np.float16), record, name, *outlines_and_coverage(organs, size))
+    return ProcessedFilm(even_contrast(image).astype(np.float16), record, name, *outlines_and_coverage(organs, size))

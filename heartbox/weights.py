@@ -33,7 +33,7 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
     model : nn.Module
         From :func:`heartbox.networks.build_model`.
     stats : dict
-        The training statistics of ``stats.json``; mean, std, size and layout are kept.
+        The training statistics of ``stats.json``; mean, std, size, layout and contrast are kept.
     half : bool
         Store in half precision: half the size, and edges that move by some hundredths of a pixel.
     **notes
@@ -51,6 +51,7 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
         "size": model.size,
         **({"hidden": list(model.hidden)} if getattr(model, "hidden", ()) else {}),
         **{key: stats[key] for key in ("mean", "std", "layout")},
+        **({"contrast": stats["contrast"]} if "contrast" in stats else {}),
         **notes,
     }
     missing = [key for key in CONFIG_KEYS if key not in config]

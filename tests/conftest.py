@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def write_processed(
     stack = np.array(images, dtype=np.float16)
     np.save(folder / "images.npy", stack)
     pd.DataFrame(rows, columns=columns).to_csv(folder / "labels.csv", index=False)
+    patients = {"name": [row[0] for row in rows], "patient": range(len(rows))}
+    pd.DataFrame(patients).to_csv(folder / "patients.csv", index=False)
     if masks:
         np.save(folder / "outlines.npy", np.stack([outlines for outlines, _ in truths]))
         np.save(folder / "masks.npy", np.stack([coverage for _, coverage in truths]))
@@ -82,8 +85,8 @@ def processed_with_masks(tmp_path_factory) -> Path:
     return write_processed(tmp_path_factory.mktemp("with-masks"), 24, 12, masks=True)
 
 
-@pytest.fixture
-def weights(tmp_path) -> Path:
+@pytest.fixture(scope="session")
+def written_weights(tmp_path_factory) -> Path:
     """Return weights of a network that always answers the same boxes (at 64 px), whatever it sees."""
     model = build_model("resnet18", "regression", targets=("heart", "thorax"), size=64)
     torch.nn.init.zeros_(model.last_layer.weight)
@@ -91,5 +94,12 @@ def weights(tmp_path) -> Path:
     factors = [2.0, 4, 2, 4, 2, 4, 2, 4]
     calibration = {"level": 0.9, "images": 50, "scaled": False, "factors": factors, "ctr_factor": 0.05}
     stats = {"mean": 0.5, "std": 0.25, "layout": "made"}
-    save_weights(tmp_path / "model.pt", model, stats, targets=["heart", "thorax"], calibration=calibration)
-    return tmp_path / "model.pt"
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save_weights(path, model, stats, targets=["heart", "thorax"], calibration=calibration)
+    return path
+
+
+@pytest.fixture
+def weights(written_weights, tmp_path) -> Path:
+    """Return a copy of those weights that the test may spoil."""
+    return Path(shutil.copy(written_weights, tmp_path / "model.pt"))

@@ -53,7 +53,7 @@ def test_answers_of_another_recipe_or_other_films_are_left_aside(tmp_path):
     for key in ("0", "1", "2", "3"):
         (tmp_path / "folds" / key).mkdir(parents=True)
         (tmp_path / "folds" / key / "labels.csv").write_text(f"films of fold {key}")
-        settings = accuracy.describe(tmp_path / "folds" / key, recipe, seed=1 if key == "2" else 0)
+        settings = accuracy.describe(tmp_path / "folds" / key, recipe, 1 if key == "2" else 0, tmp_path)
         runs[key] = tmp_path / f"{key}.npz"
         np.savez(runs[key], **made_fold(int(key)), settings=np.array(settings))
     (tmp_path / "folds" / "3" / "labels.csv").write_text("one film was left out since")

@@ -1,0 +1,51 @@
+"""Contrast: the greys of every film brought into one range, before a network sees it.
+
+Hospitals, detectors and file formats differ in nothing so much as in their greys: one film uses all of them, the
+next only the darkest third, a third is white but for a hint. Knows arrays only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+EVEN = "even"  # how stats.json and a weights file say that their images went through even_contrast
+ENDS = (1, 99)  # percentiles that are stretched to black and white
+FLAT = 2e-3  # less between them is no picture but rounding: half a step of an 8-bit file
+LOW = 0.1  # less between the 5th and the 95th percentile, out of 1, and there is little to see
+
+
+def even_contrast(image: NDArray) -> NDArray[np.float32]:
+    """Bring a film's greys into one range: half-way between stretching them and equalising their histogram.
+
+    Stretching, a straight line from the 1st and 99th percentile to black and white, undoes a window that was too
+    wide. Equalising gives each grey its rank among all pixels (Hummel 1977), which undoes any tone curve, but makes
+    much of the noise in plain areas and little of the difference between heart and lung where those are few. The mean
+    of both has some of the virtues of either.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+        In [0, 1].
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
+        In [0, 1], and the same for any straight line through the image's greys that rises and does not clip. An image
+        of one grey, to within half a step of 8 bits, is returned as it is. The negative of an image gives the
+        negative of the result.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    low, high = np.percentile(image, ENDS)
+    if high - low < FLAT:
+        return image
+    stretched = np.clip((image - low) / (high - low), 0.0, 1.0)
+    _, grey, counts = np.unique(image, return_inverse=True, return_counts=True)
+    # The middle rank of the pixels that share a grey.
+    ranks = (counts.cumsum() - counts / 2) / image.size
+    return ((stretched + ranks[grey].reshape(image.shape)) / 2).astype(np.float32)
+
+
+def has_low_contrast(image: NDArray) -> bool:
+    """Tell whether there is hardly anything to see in an image in [0, 1], before its contrast is evened."""
+    return bool(np.ptp(np.percentile(image, (5, 95))) < LOW)

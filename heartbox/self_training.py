@@ -1,0 +1,185 @@
+"""Self-training: films that nobody labelled, with the answers of a network as their labels, to train another on.
+
+The films of further hospitals are easy to come by, their labels are not. A network that learns from a few labelled
+films answers the others, and one that learns from both, under strong augmentation, is better than its teacher and
+less surprised elsewhere (Xie et al. 2020, "noisy student"). Knows processed folders and networks; no recipes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from heartbox.boxes import box_areas
+from heartbox.contrast import even_contrast
+from heartbox.measuring import predict
+from heartbox.parallel import parallel_map
+from heartbox.processed import BOX_COLUMNS, ProcessedFilm, write_processed
+from heartbox.xray import XRayError, load_xray, resize_xray
+
+
+def read_unlabelled(
+    paths: Sequence[str | Path], size: int = 224, processes: int | None = None, progress: bool = True
+) -> tuple[NDArray[np.float16], list[str], list[tuple[str, str]]]:
+    """Read films without labels as :func:`heartbox.prepare.prepare` reads those with labels.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        The files.
+    size : int
+        Side of the square images, in pixels.
+    processes, progress
+        See :func:`heartbox.parallel.parallel_map`.
+
+    Returns
+    -------
+    tuple
+        Images, float16 (N, size, size) in [0, 1]; their file names; and ``(name, reason)`` for each file that could
+        not be read.
+    """
+    paths = [Path(path) for path in paths]
+    jobs = [(path, size) for path in paths]
+    results = list(parallel_map(_read, jobs, "Films without labels", processes=processes, progress=progress))
+    read = [(path.name, one) for path, one in zip(paths, results, strict=True) if not isinstance(one, str)]
+    problems = [(path.name, one) for path, one in zip(paths, results, strict=True) if isinstance(one, str)]
+    images = np.stack([image for _, image in read]) if read else np.zeros((0, size, size), np.float16)
+    return images, [name for name, _ in read], problems
+
+
+def _read(job: tuple[Path, int]) -> NDArray[np.float16] | str:
+    path, size = job
+    try:
+        return even_contrast(resize_xray(load_xray(path).image, size)).astype(np.float16)
+    except XRayError as error:
+        return str(error)
+
+
+def write_self_training(
+    labelled: str | Path,
+    out: str | Path,
+    images: NDArray[np.float16],
+    names: Sequence[str],
+    teacher: nn.Module,
+    share: float = 0.9,
+    source: str = "unlabelled",
+) -> Path:
+    """Write a processed folder of the films of another one and of films with the teacher's answers as labels.
+
+    The films that the teacher is least sure of are left out: a guess teaches nothing. A film without a mask
+    borrows the outline of the labelled one whose boxes are most like its own, stretched to them, so that its boxes
+    can be turned as those of the others are; in place of its masks stand zeros, which :func:`heartbox.losses.mask_loss`
+    takes for unknown.
+
+    Parameters
+    ----------
+    labelled : path
+        Processed folder with masks; all its films are in the new one, with their splits.
+    out : path
+        The folder to write.
+    images : ndarray of float16, shape (N, size, size)
+        Films without labels, in [0, 1].
+    names : sequence of str
+        Theirs.
+    teacher : nn.Module
+        A network of the edges head for heart and thorax that was trained on films of `labelled`.
+    share : float
+        Of the films, how many to keep: those with the smallest mean spread of the heart's edges.
+    source : str
+        What ``labels.csv`` calls these films' collection.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If `labelled` has no masks, or the images have another size than its own.
+    """
+    labelled, out = Path(labelled), Path(out)
+    if not (labelled / "outlines.npy").is_file():
+        raise ValueError(f"{labelled} holds no masks, whose outlines the other films are to borrow")
+    stats = json.loads((labelled / "stats.json").read_text(encoding="utf-8"))
+    labels = pd.read_csv(labelled / "labels.csv")
+    training = labels["split"] == "train"
+    others = labels.loc[training, BOX_COLUMNS].to_numpy().reshape(-1, 2, 4)
+    outlines = np.load(labelled / "outlines.npy")[training]
+    size = stats["size"]
+    if images.shape[1:] != (size, size):
+        raise ValueError(f"images of {images.shape[1:]} pixels do not go with {labelled}, which has others")
+    answers, spread = predict(teacher, _Images(images, stats))
+    answers = answers.reshape(-1, 2, 4)
+    doubt = np.where((box_areas(answers) > 0).all(axis=1), spread[:, :4].mean(axis=1), np.inf)
+    keep = np.sort(np.argsort(doubt, kind="stable")[: round(share * np.isfinite(doubt).sum())])
+
+    def films() -> Iterator[ProcessedFilm]:
+        yield from _films_of(labelled)
+        for i in keep:
+            record = {"name": names[i], "source": source, "rows": size, "columns": size}
+            record |= dict(zip(BOX_COLUMNS, answers[i].ravel(), strict=True))
+            borrowed = np.float32(borrow_outlines(answers[i], others, outlines))
+            unknown = np.zeros((2, size // 2, size // 2), np.uint8)
+            yield ProcessedFilm(images[i], record, f"{source} {names[i]}", borrowed, unknown)
+
+    splits = labels["split"].tolist() + ["train"] * len(keep)
+    rule = f"{stats['split']}; {len(keep)} films with a network's answers as labels train too"
+    about = {key: stats[key] for key in ("layout", "seed", "contrast") if key in stats}
+    write_processed(out, films(), lambda _: (splits, rule), size, about)
+    return out
+
+
+def borrow_outlines(boxes: NDArray, others: NDArray, outlines: NDArray) -> NDArray[np.float64]:
+    """Give boxes the outlines of those films whose boxes are most like them, stretched to fit.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (targets, 4)
+        Of the film without masks.
+    others : ndarray, shape (N, targets, 4)
+        Of the films with masks.
+    outlines : ndarray, shape (N, targets, points, 2)
+        Their outlines.
+
+    Returns
+    -------
+    ndarray, shape (targets, points, 2)
+        Each within its box and touching all four sides of it.
+    """
+    nearest = np.abs(others - boxes).sum(axis=(1, 2)).argmin()
+    low, high = others[nearest, :, None, :2], others[nearest, :, None, 2:]
+    place = (outlines[nearest] - low) / (high - low)
+    return boxes[:, None, :2] + place * (boxes[:, None, 2:] - boxes[:, None, :2])
+
+
+def _films_of(folder: Path) -> Iterator[ProcessedFilm]:
+    """Yield the films of a processed folder as they were written."""
+    arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "outlines", "masks"))
+    images, outlines, masks = arrays
+    labels = pd.read_csv(folder / "labels.csv", dtype={"name": str, "pixel_spacing": str}).drop(columns="split")
+    patients = pd.read_csv(folder / "patients.csv")["patient"]
+    for i, record in enumerate(labels.to_dict("records")):
+        yield ProcessedFilm(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i])
+
+
+class _Images(Dataset):
+    """Images as the network takes them, without labels."""
+
+    def __init__(self, images: NDArray, stats: dict):
+        self.images, self.stats = images, stats
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
+        image = (self.images[index].astype(np.float32) - self.stats["mean"]) / self.stats["std"]
+        return (torch.from_numpy(image).float().unsqueeze(0),)
