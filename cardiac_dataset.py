@@ -301,7 +301,8 @@ class CardiacDataset(Dataset):
             seed = int(torch.randint(2**31 - 1, ()))
             outlines = None if self.outlines is None else self.outlines[index]
             image, matrix = augment_image(image, self.augmentation, seed)
-            boxes = move_boxes(boxes, matrix, image.shape, self.rule, outlines)
+            moved = move_boxes(boxes, matrix, image.shape, self.rule, outlines)
+            boxes = np.where(np.isnan(boxes), np.nan, moved)  # an outline does not make an unknown edge known
             if masks is not None:
                 masks = move_masks(masks, matrix, image.shape[0])
         pair = self.normalise(image), torch.from_numpy(np.asarray(boxes, dtype=np.float32).reshape(-1))

@@ -2,10 +2,11 @@
 
     python benchmarks/doubts.py DATA [--weights FILE]
 
-DATA holds nih (ordinary frontal films; those are shown that are in no training, see benchmarks/nih.py) and atrium (MRI
-volumes, .npz). Films are shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with
-pydicom, a photograph with matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts on the films that the weights
-were trained for are counted out of fold by benchmarks/release.py. Writes benchmarks/doubts.md.
+DATA holds nih (ordinary frontal films; those are shown that are in no training, see benchmarks/nih.py) and atrium
+(MRI volumes, .npz). Films are shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with
+pydicom, a photograph with matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts
+on the films that the weights were trained for are counted out of fold by benchmarks/release.py. Writes
+benchmarks/doubts.md.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def iou_of_pairs(predicted: Tensor, boxes: Tensor) -> Tensor:
 
 
 def box_loss(predicted: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Smooth L1 in tenths of the image plus 1 - IoU; boxes with an unknown edge (NaN) are left out.
+    """Smooth L1 in tenths of the image, over the known edges, plus 1 - IoU, over the boxes known on all sides.
 
     Parameters
     ----------
@@ -74,12 +74,14 @@ def box_loss(predicted: Tensor, boxes: Tensor, size: int) -> Tensor:
         Side of the image, so that the loss does not depend on it.
     """
     predicted, boxes = predicted.reshape(-1, 4), boxes.reshape(-1, 4)
-    known = ~boxes.isnan().any(dim=1)
-    predicted, boxes = predicted[known], boxes[known]
-    if not len(boxes):
-        return predicted.sum()  # nothing known: zero, with a gradient of zero
-    distance = F.smooth_l1_loss(predicted / size * 10, boxes / size * 10)
-    return distance + (1 - iou_of_pairs(predicted, boxes)).mean()
+    known = ~boxes.isnan()
+    if not known.any():
+        return predicted.sum() * 0  # nothing known: zero, with a gradient of zero
+    loss = F.smooth_l1_loss(predicted[known] / size * 10, boxes[known] / size * 10)
+    whole = known.all(dim=1)
+    if whole.any():
+        loss = loss + (1 - iou_of_pairs(predicted[whole], boxes[whole])).mean()
+    return loss
 
 
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -172,6 +172,9 @@ def test_box_loss_by_hand_and_with_unknown_boxes():
     assert box_loss(half, exact, 100).item() == pytest.approx(0.5 + 1.5 / 4)
     both = torch.cat([exact, torch.full((1, 4), math.nan)], dim=1)
     assert box_loss(torch.cat([half, half], dim=1), both, 100).item() == pytest.approx(0.5 + 1.5 / 4)
+    # The sides alone known: their distance counts, over two edges; there is no box to overlap with.
+    sides = torch.tensor([[10.0, math.nan, 50, math.nan]])
+    assert box_loss(half, sides, 100).item() == pytest.approx(1.5 / 2)
     nothing = torch.full((1, 4), math.nan)
     predicted = half.clone().requires_grad_()
     box_loss(predicted, nothing, 100).backward()
