@@ -80,7 +80,8 @@ def pretrain(work: Path) -> Path:
     if path.is_file() and load_weights(path)[1]["recipe"] == about:
         return path
     if not (folder / "stats.json").is_file():
-        write_synthetic(folder, PHANTOMS)
+        processed = json.loads((work / "processed" / "stats.json").read_text(encoding="utf-8"))
+        write_synthetic(folder, PHANTOMS, even="contrast" in processed)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
     save_weights(path, model, train.stats, targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path
@@ -223,12 +224,12 @@ def time_recipes(work: Path) -> dict[str, float]:
 # ---------------------------------------------------------------- all of them
 
 
-def prepare_folds(data: Path, work: Path) -> pd.DataFrame:
+def prepare_folds(data: Path, work: Path, even: bool = True) -> pd.DataFrame:
     """Write one processed folder for each fold and each crossing; return the labels with the fold of each film."""
     processed, origin = work / "processed", work / "origin.txt"
     films = f"{data.resolve()}\n{CTR_EXCLUDED.read_text(encoding='utf-8')}"
     if not (processed / "stats.json").is_file():
-        prepare(data, processed, seed=0)
+        prepare(data, processed, seed=0, even=even)
         origin.write_text(films, encoding="utf-8")
     elif not origin.is_file() or origin.read_text(encoding="utf-8") != films:
         raise SystemExit(f"{work} was made from other films, or with others left out: name another --work")
