@@ -80,8 +80,8 @@ def pretrain(work: Path) -> Path:
     if path.is_file() and load_weights(path)[1]["recipe"] == about:
         return path
     if not (folder / "stats.json").is_file():
-        processed = json.loads((work / "processed" / "stats.json").read_text(encoding="utf-8"))
-        write_synthetic(folder, PHANTOMS, even="contrast" in processed)
+        # Phantoms use the whole range of greys as they are; so one pretraining serves films of either kind.
+        write_synthetic(folder, PHANTOMS, even=False)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
     save_weights(path, model, train.stats, targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path
