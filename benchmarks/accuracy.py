@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from nih import two_parts
+from self_training import read_unlabelled, write_self_training
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES
@@ -43,7 +44,6 @@ from heartbox.measuring import all_boxes, evaluate, mean_box, predict
 from heartbox.prepare import prepare
 from heartbox.processed import write_split
 from heartbox.recipes import RECIPES, BoxTask, Recipe, make_model
-from heartbox.self_training import read_unlabelled, write_self_training
 from heartbox.synthetic import write_synthetic
 from heartbox.training import fit
 from heartbox.weights import load_weights, save_weights

@@ -2,11 +2,10 @@
 
     python benchmarks/doubts.py DATA [--weights FILE]
 
-DATA holds nih (ordinary frontal films; those are shown that are in no training, see benchmarks/nih.py) and atrium
-(MRI volumes, .npz). Films are shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with
-pydicom, a photograph with matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts
-on the films that the weights were trained for are counted out of fold by benchmarks/release.py. Writes
-benchmarks/doubts.md.
+DATA holds nih/images (ordinary frontal films, in none of the trainings) and atrium (MRI volumes, .npz). Films are
+shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with pydicom, a photograph with
+matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts on the films that the weights
+were trained for are counted out of fold by benchmarks/release.py. Writes benchmarks/doubts.md.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from matplotlib.cbook import get_sample_data
 from pydicom.data import get_testdata_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from nih import two_parts
 
 from heartbox import HeartDetector, read_xray
 from heartbox.files import complete_or_absent
@@ -61,7 +57,7 @@ def evenly(items: list, count: int) -> list:
 
 def groups(data: Path) -> Iterator[tuple[str, list[np.ndarray], str | None]]:
     """Yield each kind of image with its images, floats in [0, 1], and the words that name what is wrong."""
-    films = [read_xray(path) for path in evenly(two_parts(data / "nih")[1], FILMS)]
+    films = [read_xray(path) for path in evenly(sorted((data / "nih" / "images").glob("*")), FILMS)]
     for kind, (spoil, words) in SPOILT.items():
         if films:
             yield f"frontal films (NIH), {kind}", [np.ascontiguousarray(spoil(film)) for film in films], words
@@ -97,7 +93,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
     arguments = parser.parse_args()
-    need(arguments.data, "nih/images", "nih/labels.csv", "atrium")
+    need(arguments.data, "nih/images", "atrium")
     detector = HeartDetector.from_weights(arguments.weights)
     lines = [
         "Share of images with a doubt (`found.warnings`), with the doubt that the network is undecided, and with one",

@@ -2,8 +2,7 @@
 
     python benchmarks/explanations.py DATA [--weights FILE] [--films N]
 
-DATA holds nih, ordinary frontal films, of which those are used that are in no training (benchmarks/nih.py). Writes
-benchmarks/explanations.md.
+DATA holds nih/images, ordinary frontal films that are in none of the trainings. Writes benchmarks/explanations.md.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from doubts import evenly, need
-from nih import two_parts
 from tqdm import tqdm
 
 from heartbox import HeartDetector
@@ -39,12 +37,12 @@ def main() -> None:
     parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
     parser.add_argument("--films", type=int, default=20)
     arguments = parser.parse_args()
-    need(arguments.data, "nih/images", "nih/labels.csv")
+    need(arguments.data, "nih/images")
     detector = HeartDetector.from_weights(arguments.weights)
     model, size = detector.model, detector.config["size"]
     torch.manual_seed(0)
     inputs = []
-    for path in evenly(two_parts(arguments.data / "nih")[1], 2 * arguments.films):
+    for path in evenly(sorted((arguments.data / "nih" / "images").glob("*")), 2 * arguments.films):
         xray = load_xray(path)
         if not detector.detect(xray).warnings and len(inputs) < arguments.films:  # a doubtful answer explains nothing
             inputs.append(detector.to_tensor(xray))

@@ -1,9 +1,8 @@
 """Train the released weights, calibrate their margins and write their model card.
 
-    python benchmarks/release.py DATA --nih FOLDER [--work FOLDER]
+    python benchmarks/release.py DATA [--work FOLDER]
 
-DATA is the folder of the public Cardiothoracic Ratio dataset, FOLDER has NIH films to learn from without labels
-(benchmarks/nih.py says which). Out-of-fold answers are taken from the work folder of
+DATA is the folder of the public Cardiothoracic Ratio dataset. Out-of-fold answers are taken from the work folder of
 benchmarks/accuracy.py, and made where they are missing: the margins are calibrated on those, since the released
 network has seen every film. It is trained on all films that the label audit left, with the recipe of the folds.
 """
@@ -11,6 +10,7 @@ network has seen every film. It is trained on all films that the label audit lef
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import sys
 from pathlib import Path
@@ -33,10 +33,9 @@ from accuracy import (
     calibrate_on_others,
     mean_box_answer,
     prepare_folds,
-    resolve_start,
+    pretrain,
     summarise,
     train_one,
-    unlabelled,
 )
 from torch.utils.data import Subset
 
@@ -52,8 +51,7 @@ from heartbox.weights import file_sha256, load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"
-ROW = "edges, self-trained"
-TEACHER = ROWS["edges"]
+ROW = "edges"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
@@ -63,20 +61,13 @@ def out_of_fold(work: Path, recipe: Recipe, names: list[str]) -> list[dict]:
 
 
 def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torch.nn.Module, CardiacDataset, float]:
-    """Train on every film that is not left out; the last epoch's weights, so nothing is chosen.
-
-    The seconds are those of teacher and student.
-    """
-    folder, out = work / "folds" / "everything", work / "runs" / ROW / "everything"
+    """Train on every film that is not left out; the last epoch's weights, so nothing is chosen."""
+    folder = work / "folds" / "everything"
     write_split(work / "processed", folder, np.where(labels["fold"] >= 0, "train", "unused"), "everything")
     # No film is held back. A few of the training films are watched, to see that it runs; they decide nothing.
     plain = CardiacDataset(folder, "train", targets=recipe.targets)
     watched = Subset(plain, range(0, len(plain), 25))
-    _, beginner = resolve_start(folder, TEACHER, out, work, SEED)
-    *_, first = train_one(folder, beginner, work / "runs" / "edges" / "everything", SEED, watched)
-    folder, student = resolve_start(folder, recipe, out, work, SEED, watched)
-    model, train, second = train_one(folder, student, out, SEED, watched)
-    return model, train, first + second
+    return train_one(folder, recipe, work / "runs" / "everything", SEED, watched)
 
 
 def doubted(folds: list[dict]) -> np.ndarray:
@@ -104,21 +95,19 @@ def main() -> None:
     """Train, calibrate, save, describe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--nih", type=Path, help="folder of NIH films; read once, then kept in the work folder")
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     work, recipe = arguments.work, ROWS[ROW]
     labels = prepare_folds(arguments.data, work)
-    unlabelled(work, arguments.nih)
     folds = out_of_fold(work, recipe, [str(fold) for fold in range(FOLDS)])
     joined = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "predicted", "spread", "truth")}
     print(audit_labels(joined["names"], joined["predicted"], joined["truth"]).head(20).to_string(index=False))
     calibration = calibrate(joined["predicted"], joined["spread"], joined["truth"])
-    model, train, seconds = train_on_all(labels, work, recipe)
-    sources = train.labels["source"].value_counts()
+    start = dataclasses.replace(recipe, start=str(pretrain(work)))
+    model, train, seconds = train_on_all(labels, work, start)
     notes = {"targets": list(recipe.targets), "calibration": calibration, "recipe": ROW, "epochs": recipe.epochs}
-    notes |= {"seed": SEED, "films": len(train) - int(sources["unlabelled"]), "unlabelled": int(sources["unlabelled"])}
+    notes |= {"seed": SEED, "films": len(train)}
     save_weights(arguments.out, model, train.stats, half=True, **notes)
     small, _ = load_weights(arguments.out)
     plain = CardiacDataset(train.folder, "train", targets=recipe.targets)
@@ -145,16 +134,12 @@ def main() -> None:
         sha256=digest,
         short=digest[:8],
         date=datetime.date.today().isoformat(),
-        films=notes["films"],
-        unlabelled=notes["unlabelled"],
-        offered=len(np.load(unlabelled(work))["names"]),
+        films=len(train),
         jsrt=len(names["jsrt"]),
         wingspan=len(names["wingspan"]),
         excluded=int((labels["fold"] < 0).sum()),
         phantoms=PHANTOMS,
         phantom_epochs=PHANTOM_EPOCHS,
-        teacher_epochs=TEACHER.epochs,
-        teacher_rate=TEACHER.learning_rate,
         epochs=recipe.epochs,
         small=recipe.small_share,
         rate=recipe.learning_rate,

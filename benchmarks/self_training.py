@@ -2,12 +2,14 @@
 
 The films of further hospitals are easy to come by, their labels are not. A network that learns from a few labelled
 films answers the others, and one that learns from both, under strong augmentation, is better than its teacher and
-less surprised elsewhere (Xie et al. 2020, "noisy student"). Knows processed folders and networks; no recipes.
+less surprised elsewhere (Xie et al. 2020, "noisy student"). So it is said; benchmarks/accuracy.md has what it brought
+here, which is too little for the released recipe. Knows processed folders and networks; no recipes.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heartbox.boxes import box_areas
 from heartbox.contrast import even_contrast
