@@ -80,8 +80,8 @@ def pretrain(work: Path) -> Path:
     if path.is_file() and load_weights(path)[1]["recipe"] == about:
         return path
     if not (folder / "stats.json").is_file():
-        # Phantoms use the whole range of greys as they are; so one pretraining serves films of either kind.
-        write_synthetic(folder, PHANTOMS, even=False)
+        # Phantoms use the whole range of greys as they are; their contrast need not be evened.
+        write_synthetic(folder, PHANTOMS)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
     save_weights(path, model, train.stats, targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path
@@ -396,8 +396,8 @@ def as_markdown(table: pd.DataFrame, films: int, left_out: int) -> str:
         f"none, so each film counts as one), seed {SEED}, one training a fold and the last epoch's weights. The edges",
         "recipe was chosen on fold 0 and by those films of the crossings that are in it; *self-trained* goes on to",
         "learn from NIH films without labels, as the network of the row above answers them. The classic rows start at",
-        "the mean box, to their favour: from answers near 0, as",
-        "published, these epochs do not even get there. Errors are mean absolute errors in pixels at 224 x 224. *held*",
+        "the mean box, to their favour: from answers near 0, as published, these epochs do not even get there. Errors",
+        "are mean absolute errors in pixels at 224 x 224. *held*",
         "is the share of labels inside margins of 90 % that were calibrated on the other folds: over all films it is",
         "near 90 % whatever the margins are worth, for one collection it is not; a crossing has none. *Seconds* are",
         "those of a whole training for each film in it (pretraining on phantoms, once for all, not among them), and",

@@ -56,7 +56,8 @@ def main() -> None:
         labels = prepare_folds(arguments.data, work, even=not sub)
         keep = set(labels["name"][labels["fold"] == 0])
         for key in ("0", *CROSS):
-            found = answer(work / "folds" / key, ROWS[row], work / "runs" / row / key, work)
+            # All share the phantoms, and what was learnt from them, of the first work folder.
+            found = answer(work / "folds" / key, ROWS[row], work / "runs" / row / key, arguments.work)
             lines.append(as_line(title, "fold 0" if key == "0" else key, found, keep))
             print(lines[-1], flush=True)
     with complete_or_absent(HERE / "transfer.md") as part:

@@ -1,6 +1,7 @@
 """Phantoms straight into a processed folder, with their masks: as many as a pretraining can use.
 
-What notebook 01 makes of phantoms goes by way of DICOM files, as real films do; this leaves them out.
+What notebook 01 makes of phantoms goes by way of DICOM files, as real films do; this leaves them out, and the evening
+of contrast with them, for phantoms use all greys.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from heartbox.boxes import box_from_mask
-from heartbox.contrast import EVEN, even_contrast
 from heartbox.parallel import parallel_map
 from heartbox.phantom import render, sample_subject
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, outlines_and_coverage, write_processed
@@ -24,7 +24,6 @@ def write_synthetic(
     validation_share: float = 0.05,
     processes: int | None = None,
     progress: bool = True,
-    even: bool = True,
 ) -> Path:
     """Render phantoms and write them as a processed folder, see :func:`heartbox.prepare.prepare`.
 
@@ -40,25 +39,23 @@ def write_synthetic(
         Another seed gives other subjects. The embedded sample has seed 0.
     processes, progress
         See :func:`heartbox.parallel.parallel_map`.
-    even : bool
-        Whether to even the contrast, as :func:`heartbox.prepare.prepare` does.
 
     Returns
     -------
     Path
         `out`.
     """
-    jobs = [(seed, index, size, even) for index in range(count)]
+    jobs = [(seed, index, size) for index in range(count)]
     results = parallel_map(_one, jobs, "Phantoms", processes=processes, progress=progress)
     validating = max(1, round(count * validation_share))
     split = ["val" if index >= count - validating else "train" for index in range(count)]
-    about = {"layout": "phantom", "seed": seed, **({"contrast": EVEN} if even else {})}
+    about = {"layout": "phantom", "seed": seed}
     write_processed(out, results, lambda labels: (split, "the last ones validate"), size, about)
     return Path(out)
 
 
-def _one(job: tuple[int, int, int, bool]) -> ProcessedFilm:
-    seed, index, size, even = job
+def _one(job: tuple[int, int, int]) -> ProcessedFilm:
+    seed, index, size = job
     film = render(sample_subject(seed, index), 2 * size)
     organs = [[film.heart_mask], [film.left_lung_mask, film.right_lung_mask]]
     image = film.image.reshape(size, 2, size, 2).mean(axis=(1, 3))
@@ -66,5 +63,4 @@ def _one(job: tuple[int, int, int, bool]) -> ProcessedFilm:
     record = {"name": film.subject.film_id, "source": "phantom", **dict(zip(BOX_COLUMNS, boxes, strict=True))}
     record |= {"rows": 2 * size, "columns": 2 * size, "pixel_spacing": None}
     name = film.subject.film_id
-    image = even_contrast(image) if even else image
     return ProcessedFilm(image.astype(np.float16), record, name, *outlines_and_coverage(organs, size))
