@@ -23,7 +23,7 @@ from companions.pneumonia_prepared import Prepared, pixel_statistics
 from heartbox.files import complete_or_absent
 from heartbox.measuring import predict
 from heartbox.networks import RegressionNet, build_model
-from heartbox.training import ProgressiveSchedule, Task
+from heartbox.training import ProgressiveSchedule, Task, mixed_precision
 from heartbox.weights import file_sha256, load_weights
 
 # ---------------------------------------------------------------- films
@@ -228,8 +228,10 @@ class PneumoniaTask(Task):
     def loss(self, model: nn.Module, batch: Sequence[Tensor], epoch: int, device: torch.device) -> Tensor:
         """Return the weighted binary cross-entropy; the first epochs may learn from shrunken films."""
         x, targets = batch
-        logits = model(self.schedule.shrink(x, epoch).to(device, memory_format=torch.channels_last))[:, 0]
-        return self._loss(logits, targets.to(device))
+        x = self.schedule.shrink(x, epoch).to(device, memory_format=torch.channels_last)
+        with mixed_precision(device):
+            logits = model(x)[:, 0]
+        return self._loss(logits.float(), targets.to(device))
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[NDArray, dict[str, float]]:
         """Return all logits, (N,), with their loss, AUROC and average precision."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from heartbox.losses import box_loss, distribution_loss, mask_loss
 from heartbox.measuring import all_boxes, evaluate, mean_box
 from heartbox.networks import build_model
-from heartbox.training import ProgressiveSchedule, Task
+from heartbox.training import ProgressiveSchedule, Task, mixed_precision
 from heartbox.weights import file_sha256, load_weights
 
 # ---------------------------------------------------------------- recipes
@@ -211,19 +211,8 @@ def compute_loss(
 def _features(model: nn.Module, x: Tensor) -> Tensor:
     """Run the backbone, in bfloat16 where that is faster; the head gets float32.
 
-    A coordinate near 200 in bfloat16 is only good to a pixel, so the head never works in it. A CPU computes in it
-    for training alone, so that films are measured there just as the detector answers them.
+    A coordinate near 200 in bfloat16 is only good to a pixel, so the head never works in it.
     """
-    if x.device.type == "cuda":
-        half = torch.cuda.is_bf16_supported()
-    else:
-        half = x.device.type == "cpu" and model.training and _cpu_has_bfloat16()
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+    with mixed_precision(x.device, model.training):
         features = model.features(x)
     return features.float()
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Tell whether the processor multiplies in bfloat16 itself: where it only pretends to, it is slower."""
-    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in asks if ask)
