@@ -27,7 +27,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from companions.chestxdet_measuring import average_precision, threshold_at_floor
 from heartbox.networks import grey_input
-from heartbox.training import Schedule, Task, fit
+from heartbox.training import Schedule, Task, fit, mixed_precision
 from heartbox.weights import load_weights
 
 HEART_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"
@@ -90,7 +90,9 @@ class NormalTask(Task):
         """Return the weighted cross-entropy."""
         x, ill = (part.to(device) for part in batch)
         weight = torch.tensor(self.positive_weight, device=device)
-        return F.binary_cross_entropy_with_logits(model(x), ill, pos_weight=weight)
+        with mixed_precision(device):
+            logits = model(x)
+        return F.binary_cross_entropy_with_logits(logits.float(), ill, pos_weight=weight)
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[NDArray, dict[str, float]]:
         """Return a score in [0, 1] for each film, and how good they are."""
@@ -290,7 +292,9 @@ class DetectionTask(Task):
         images, targets = batch
         images = [image.to(device) for image in images]
         targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
-        return sum(model(images, targets).values())
+        with mixed_precision(device):
+            losses = model(images, targets).values()
+        return sum(loss.float() for loss in losses)
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[list, dict[str, float]]:
         """Return the answers for each film, and their mean average precision."""
