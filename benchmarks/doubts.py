@@ -25,6 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from heartbox import HeartDetector, read_xray
 from heartbox.files import complete_or_absent
 
+
+def turn(film: np.ndarray, degrees: float) -> np.ndarray:
+    """Turn a film about its middle, the corners black."""
+    rows, columns = film.shape
+    matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(film, matrix, (columns, rows))
+
+
 HERE = Path(__file__).resolve().parent
 FILMS, MADE = 200, 60
 # What is done to a film, and the words by which a doubt names it.
@@ -36,6 +44,11 @@ SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
     "turned to the right": (lambda film: np.rot90(film, 3), "90 degrees to the right"),
     "mirrored": (lambda film: film[:, ::-1], "mirrored"),
     "inverted": (lambda film: 1 - film, "inverted"),
+    "turned by 10 degrees": (lambda film: turn(film, 10), None),
+    "turned by 20 degrees": (lambda film: turn(film, 20), None),
+    "turned by 30 degrees": (lambda film: turn(film, 30), None),
+    "half as wide again, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1] // 2))), "border"),
+    "twice as wide, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1]))), "border"),
     "upper half only": (lambda film: film[: len(film) // 2], None),
     "lower half only": (lambda film: film[len(film) // 2 :], None),
     "left half only": (lambda film: film[:, : film.shape[1] // 2], None),

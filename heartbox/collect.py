@@ -155,7 +155,8 @@ def _members(path: Path) -> list[Source]:
             names = sorted(info.filename for info in archive.infolist()[: MAX_MEMBERS + 1] if not info.is_dir())
             wanted = [name for name in names if _looks_like_xray(archive, name)]
     except Exception as error:
-        return [Source(path.as_posix(), path, error=f"cannot be read as a zip archive ({error}). Unpack it by hand.")]
+        fault = f"cannot be read as a zip archive ({error}). Fetch it again, or name the images themselves."
+        return [Source(path.as_posix(), path, error=fault)]
     if len(names) > MAX_MEMBERS:
         return [Source(path.as_posix(), path, error=f"holds more than {MAX_MEMBERS} files. Unpack it by hand.")]
     if not wanted:

@@ -32,6 +32,9 @@ FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthet
 UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "TORSO")
 FEW_SHADES = 16  # dithered and posterised pictures; films have hundreds
+VAGUE_RATIO = 0.1  # half-width of the ratio's margin; less does not tell a small heart from a large one
+PLAIN = 0.2  # share of rows or columns in a border of one grey
+ONE_GREY = 0.02  # difference of greys, out of 1, that is none: what JPEG leaves of a black border
 SURER = 0.8  # a variant of the film that the network is at least this much surer of is how it should have been
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
 
@@ -230,7 +233,7 @@ class HeartDetector:
             if ctr is not None and reach is not None:
                 ctr_interval = (max(ctr - float(reach), 0.0), ctr + float(reach))
         hesitation = () if foreign else self._hesitation(spread, wrong)
-        warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval))
+        warnings = (*foreign, *hesitation, *doubts(xray, heart, thorax, interval, ctr_interval))
         return Found(xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, caveats(xray, thorax))
 
     def explain(self, source: str | Path | XRay | NDArray, method: str = "integrated gradients") -> NDArray[np.float32]:
@@ -395,7 +398,13 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
     return XRay(image, Path("array"))
 
 
-def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray | None = None) -> tuple[str, ...]:
+def doubts(
+    xray: XRay,
+    heart: NDArray,
+    thorax: NDArray | None,
+    interval: NDArray | None = None,
+    ctr_interval: tuple[float, float] | None = None,
+) -> tuple[str, ...]:
     """List, as plain sentences, what makes an answer untrustworthy.
 
     Parameters
@@ -406,6 +415,8 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
         Boxes in pixels of the image; the thorax may be None.
     interval : ndarray, shape (4, 2), optional
         Bounds of the heart's edges.
+    ctr_interval : tuple of float, optional
+        Bounds of the cardiothoracic ratio.
     """
     found = []
     if np.ptp(np.percentile(xray.image, (5, 95))) < 0.05:
@@ -413,6 +424,12 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
     rows, columns = xray.image.shape
     if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
         found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
+    border = plain_border(xray.image)
+    if border > PLAIN:
+        found.append(
+            f"A border of one grey takes up {border:.0%} of the image, and the chest so much less of it than on the "
+            "films that the network knows: crop it away and ask again."
+        )
     shades = len(np.unique(xray.image[:: 1 + rows // 512, :: 1 + columns // 512]))
     if shades < FEW_SHADES:
         found.append(f"The image has {shades} shade{'s' * (shades != 1)} of grey only.")
@@ -448,7 +465,25 @@ def doubts(xray: XRay, heart: NDArray, thorax: NDArray | None, interval: NDArray
         width = interval[:, 1] - interval[:, 0]
         if (width > 0.2 * np.array([columns, rows, columns, rows])).any():
             found.append("The margin of at least one edge is wider than a fifth of the image.")
+    if ctr_interval is not None and ctr_interval[1] - ctr_interval[0] > 2 * VAGUE_RATIO:
+        found.append(
+            "The cardiothoracic ratio is anywhere from {:.2f} to {:.2f}: too vague to be used.".format(*ctr_interval)
+        )
     return tuple(found)
+
+
+def plain_border(image: NDArray) -> float:
+    """Return the share of rows or of columns, whichever is more, that are one grey from the border inward.
+
+    An image that is one grey altogether has no border: 0.
+    """
+
+    def run(lines: NDArray) -> int:
+        plain = np.ptp(lines, axis=1) <= ONE_GREY
+        return int(np.argmin(plain)) + int(np.argmin(plain[::-1]))
+
+    rows, columns = image.shape
+    return 0.0 if np.ptp(image) <= ONE_GREY else max(run(image) / rows, run(image.T) / columns)
 
 
 def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:

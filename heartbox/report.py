@@ -15,6 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -300,6 +302,8 @@ def draw_found(found: Found) -> Figure:
         words = ax.text(middle, found.thorax[1], "midline", color=THORAX, ha="center", va="bottom", fontsize=8)
         words.set_path_effects(DARK_OUTLINE)
     _mark_sides(ax, found)
+    if found.warnings:
+        ax.set_title("In doubt: the reasons stand beside", color="tab:red", weight="bold")
     text.axis("off")
     words = found.summary().replace("$", r"\$")  # a header may hold dollars; between two of them it would be a formula
     text.text(0, 0.95, words, va="top", wrap=True, fontsize=10, linespacing=1.6)
@@ -379,6 +383,8 @@ def draw_attention(found: Found, attention: NDArray) -> Figure:
         ax.imshow(strength, cmap="inferno", alpha=0.65 * np.sqrt(strength), extent=(0, columns, rows, 0))
         line = ax.axvline if edge % 2 == 0 else ax.axhline
         line(found.heart[edge], color=PREDICTION, linewidth=1.5)
+    scale = ScalarMappable(Normalize(0, 1), "inferno")
+    figure.colorbar(scale, ax=axes, shrink=0.8, label="weight / the largest")
     return figure
 
 

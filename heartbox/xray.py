@@ -427,7 +427,10 @@ def _parse(path: Path, data: bytes, notes: list[str]) -> Dataset:
     """Return the dataset with a transfer syntax set; refuse what is no DICOM image."""
     if data[128:132] != b"DICM" and data[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
         # A dataset without preamble starts with an element of group 2 or 8; text and other formats do not.
-        raise XRayError(f"{path}: this is no DICOM, PNG, JPEG or TIFF file. Name an X-ray in one of these formats.")
+        raise XRayError(
+            f"{path}: this is no DICOM, PNG, JPEG or TIFF file. Name an X-ray in one of these formats; unpack an "
+            "archive first, and of a .npy file give the array (numpy.load)."
+        )
     if DeflatedExplicitVRLittleEndian.encode() in data[132:2048]:
         start = 144 + int.from_bytes(data[140:144], "little")  # PS3.10 7.1: after the file meta group
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from heartbox.detector import HeartDetector, as_xray, doubts
+from heartbox.detector import HeartDetector, as_xray, doubts, plain_border
 from heartbox.evidence import EXPLANATIONS
 from heartbox.networks import build_model
 from heartbox.phantom import write_phantoms
@@ -80,12 +80,22 @@ def test_implausible_boxes_are_doubted():
     film = as_xray(np.random.default_rng(0).uniform(0, 1, (200, 200)))
     chest = np.array([20.0, 20, 180, 170])
     assert doubts(film, np.array([70.0, 80, 150, 150]), chest) == ()
+    assert "too vague" in doubts(film, np.array([70.0, 80, 150, 150]), chest, None, (0.3, 0.6))[0]
     assert "covers 0.2%" in doubts(film, np.array([100.0, 100, 110, 110]), None)[0]
     assert "reaches out" in doubts(film, np.array([10.0, 80, 120, 150]), chest)[0]
     assert "No chest" in doubts(film, np.array([70.0, 80, 150, 150]), np.array([90.0, 20, 90, 170]))[0]
     assert "wrong order" in doubts(film, np.array([120.0, 80, 70, 150]), None)[0]
     unsure = np.array([[40.0, 100], [78, 82], [148, 152], [148, 152]])
     assert "margin" in doubts(film, np.array([70.0, 80, 150, 150]), None, unsure)[0]
+
+
+def test_a_plain_border_is_doubted():
+    film = np.random.default_rng(0).uniform(0, 1, (200, 100))
+    assert plain_border(film) == 0 == plain_border(np.full((20, 20), 0.4))
+    assert plain_border(np.pad(film, ((0, 50), (10, 0)))) == 50 / 250  # the larger share of the two
+    assert plain_border(np.pad(film, ((20, 20), (0, 0)), constant_values=0.7)) == 40 / 240
+    wide = as_xray(np.pad(film, ((0, 0), (0, 50))))
+    assert "border of one grey takes up 33%" in doubts(wide, np.array([20.0, 60, 80, 150]), None)[0]
 
 
 @pytest.mark.parametrize(

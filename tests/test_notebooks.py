@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
@@ -99,14 +100,24 @@ def test_all_four_on_real_x_rays(tmp_path, real_data):
 
 @pytest.mark.slow
 def test_few_films_without_a_chest(tmp_path):
-    """Ten films in the RSNA layout, whose csv has no thorax: two validate, and nothing may speak of a ratio."""
+    """A few films in the RSNA layout, whose csv has no thorax: nothing may speak of a ratio.
+
+    One file is bare of the preamble that DICOM is known by, and is read; another is empty, and left out.
+    """
     folder = copy_project(tmp_path / "copy")
-    table = write_phantoms(tmp_path / "raw", count=10, size=256, progress=False)
+    table = write_phantoms(tmp_path / "raw", count=11, size=256, progress=False)
+    first, second, *_ = sorted((tmp_path / "raw").rglob("*.dcm"))
+    bare = pydicom.dcmread(first)
+    del bare.file_meta
+    bare.save_as(first, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    second.write_bytes(b"")
     table[list(RSNA_COLUMNS)].to_csv(tmp_path / "raw" / "rsna_heart_detection.csv", index=False)
     run = execute(folder, NOTEBOOKS, CARDIAC_DATA=str(tmp_path / "raw"))
     assert run.returncode == 0, run.stderr[-3000:]
     metrics = check_artifacts(folder / "artifacts")
     assert metrics["layout"] == "rsna"
+    assert second.name in output_of(folder / NOTEBOOKS[0])
+    assert first.name not in (folder / "artifacts/processed/skipped.csv").read_text()
     assert "ctr_mae" not in metrics["model"]
     assert torch.load(folder / "artifacts/model/model.pt", weights_only=True)["config"]["targets"] == ["heart"]
     assert "nan" not in output_of(folder / NOTEBOOKS[3])
