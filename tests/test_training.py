@@ -19,7 +19,7 @@ from heartbox.losses import box_loss, edges_to_bins
 from heartbox.measuring import evaluate, mean_box, predict, skill_over, write_metrics
 from heartbox.networks import Edges
 from heartbox.recipes import RECIPES, BoxTask, Recipe, make_model
-from heartbox.training import fit
+from heartbox.training import fit, mixed_precision
 from heartbox.weights import save_weights
 
 SMALL = Recipe(epochs=3, batch_size=8)
@@ -280,3 +280,13 @@ def test_starting_from_weights(processed, tmp_path):
         assert torch.allclose(alone.eval()(x), model.eval()(x)[:, :4], atol=1e-4)
     with pytest.raises(ValueError, match="this recipe has resnet18 with regression"):
         make_model(dataclasses.replace(RECIPES["sensible"], start=str(path)), train)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cpu_trains_in_bfloat16_where_it_knows_it_and_never_answers_in_it(monkeypatch, known):
+    monkeypatch.setattr("heartbox.training._cpu_has_bfloat16", lambda: known)
+    layer, x, cpu = torch.nn.Linear(4, 4), torch.ones(1, 4), torch.device("cpu")
+    with mixed_precision(cpu):
+        assert layer(x).dtype is (torch.bfloat16 if known else torch.float32)
+    with mixed_precision(cpu, training=False):
+        assert layer(x).dtype is torch.float32
