@@ -94,8 +94,8 @@ def main() -> None:
     lines += [
         "",
         "Seventy-eight films: differences of a tenth of a pixel are chance. The thorax's edges are there for the",
-        "ratio. Strong augmentation is for films of other hospitals, which this fold does not have, and is kept",
-        "whatever it costs here. The mean of nine places is not used: nine times the time for so little.",
+        "ratio. Strong augmentation is for films of other hospitals, which this fold does not have. The",
+        "mean of nine places is not used: nine times the time for so little.",
     ]
     with complete_or_absent(HERE / "recipe.md") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
