@@ -163,7 +163,7 @@ def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
             views = labels["view"].to_numpy()
             answers["view position"][asked] = group_rates(views[known], targets[known], views[asked])
     if labels["follow_up"].notna().all():
-        answers["number of the film in its patient's"] = labels["follow_up"].to_numpy(float)
+        answers["how many films the patient had before"] = labels["follow_up"].to_numpy(float)
     return answers
 
 
