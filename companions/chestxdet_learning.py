@@ -215,6 +215,18 @@ def _full_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
     return model
 
 
+class _MixedBackbone(BackboneWithFPN):
+    """A backbone that trains in bfloat16 where that is faster.
+
+    What it gives is float32, for in three digits the heads could not tell the sides of a box to a pixel.
+    """
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        with mixed_precision(x.device, self.training):
+            levels = super().forward(x)
+        return {name: level.float() for name, level in levels.items()}
+
+
 def _light_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
     # Statistics that were learnt elsewhere stay as they are: a batch of a few films would only blur them.
     norm = FrozenBatchNorm2d if start else nn.BatchNorm2d
@@ -232,7 +244,7 @@ def _light_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
         for part in (body.conv1, body.layer1):  # edges and textures: known, and the dearest to learn anew
             part.requires_grad_(False)
     width, hidden = 64, 256
-    backbone = BackboneWithFPN(body, {f"layer{k}": str(k - 2) for k in (2, 3, 4)}, [128, 256, 512], width)
+    backbone = _MixedBackbone(body, {f"layer{k}": str(k - 2) for k in (2, 3, 4)}, [128, 256, 512], width)
     scale = recipe.size / 224  # two sizes of anchors on each of the strides 8, 16, 32 and 64
     sizes = tuple(tuple(scale * side for side in pair) for pair in ((12, 18), (28, 42), (60, 84), (112, 150)))
     return FasterRCNN(
@@ -292,14 +304,7 @@ class DetectionTask(Task):
         images, targets = batch
         images = [image.to(device) for image in images]
         targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
-        images, targets = model.transform(images, targets)
-        with mixed_precision(device):
-            features = model.backbone(images.tensors)
-        # From here on what FasterRCNN.forward does, in float32: three digits are not enough for the sides of a box.
-        features = {level: one.float() for level, one in features.items()}
-        proposals, of_proposals = model.rpn(images, features, targets)
-        _, of_answers = model.roi_heads(features, proposals, images.image_sizes, targets)
-        return sum([*of_proposals.values(), *of_answers.values()])
+        return sum(model(images, targets).values())
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[list, dict[str, float]]:
         """Return the answers for each film, and their mean average precision."""

@@ -612,7 +612,9 @@ def test_small_network_learns(small, tmp_path):
     assert confusion(score_films(model, test), test.ill, 0.5)["accuracy"] >= 0.9
 
 
-def test_detector_learns_and_goes_on(small, tmp_path):
+def test_detector_learns_and_goes_on(small, tmp_path, monkeypatch):
+    # In float32 everywhere: on so few films the rounding of bfloat16 moves the figure by a tenth and more.
+    monkeypatch.setattr("heartbox.training._cpu_has_bfloat16", lambda: False)
     train, val, test = (Findings(small, side) for side in ("train", "val", "test"))
     recipe = Detection(epochs=5, batch_size=2, learning_rate=2e-3, size=64)
     task = DetectionTask(recipe, small.findings)
@@ -621,8 +623,8 @@ def test_detector_learns_and_goes_on(small, tmp_path):
     history = fit(model, train, val, task, tmp_path, progress=False)
     truth = [test.truth(i) for i in range(len(test))]
     found = average_precision(find(model, test), truth, small.findings).map(0.5)
-    # How far above differs from one processor to the next (0.36 to 0.63 seen): so few films.
-    assert found > 0.2 + average_precision(usual_boxes(train, len(test)), truth, small.findings).map(0.5)
+    assert found > 0.5
+    assert found > average_precision(usual_boxes(train, len(test)), truth, small.findings).map(0.5)
     again = fit(make_detector(recipe, 1), train, val, task, tmp_path, progress=False)  # loaded, not trained
     assert again["train_loss"].tolist() == history["train_loss"].tolist()
 
