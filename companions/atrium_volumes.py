@@ -7,6 +7,7 @@ Knows nibabel and NumPy; no torch, no drawing.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ EXPECTED = (
     "imagesTr/*.nii.gz and labelsTr/*.nii.gz, as in the unpacked Task02_Heart, or subjects as *.npz files with the "
     "arrays image and mask"
 )
+LARGEST_SHARE = 0.5  # of a volume that its mask may cover; of the Decathlon's an atrium is 1 to 2 %
 FIELD = 256  # pixels: 320 less 32 on each side, the crop of the published exercise
 
 
@@ -106,7 +108,7 @@ def read_nifti(path: str | Path) -> tuple[NDArray, tuple[float, float, float], t
         turned = nib.as_closest_canonical(stored)
         voxels = np.asarray(turned.dataobj)
     except DAMAGE as error:
-        raise VolumeError(f"cannot be read ({type(error).__name__}): damaged or cut off, fetch it again") from error
+        raise _unreadable(Path(path), error) from error
     voxels = voxels[..., 0] if voxels.ndim == 4 and voxels.shape[3] == 1 else voxels
     if voxels.ndim != 3:
         raise VolumeError(f"holds an array of shape {voxels.shape}; one volume of three axes is wanted")
@@ -150,12 +152,30 @@ def read_npz(path: Path) -> Subject:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [key for key in ("image", "mask") if key not in file]
             parts = {key: file[key] for key in file}
-            spacing = tuple(float(side) for side in np.ravel(parts.get("spacing", TASK02_SPACING)))
     except DAMAGE as error:
-        raise VolumeError(f"cannot be read ({type(error).__name__}): damaged or cut off, fetch it again") from error
+        raise _unreadable(path, error) from error
     if missing:
         raise VolumeError(f"holds no array named {' and none named '.join(missing)}: image and mask are wanted")
-    return prepare(_name(path), parts["image"], parts["mask"], spacing)
+    spacing = np.ravel(parts.get("spacing", TASK02_SPACING))
+    if spacing.dtype.kind not in "iuf":
+        raise VolumeError(f"its spacing is {spacing.tolist()}: three positive numbers in mm are wanted")
+    return prepare(_name(path), parts["image"], parts["mask"], spacing.tolist())
+
+
+def _unreadable(path: Path, error: Exception) -> VolumeError:
+    """Say of what a library raised what is wrong with the file, and what helps."""
+    if path.is_dir():
+        return VolumeError("is a folder: a single file of that name is wanted")
+    if path.is_symlink() and not path.exists():
+        return VolumeError("is a link to a file that is not there")
+    if isinstance(error, HeaderDataError | OrientationError):
+        return VolumeError(f"has a header without a usable orientation ({error}): export the volume again")
+    if "pickle" in str(error):
+        return VolumeError(
+            "holds Python objects, which can run code when they are read, so it is not read: save image and mask "
+            "again, as plain arrays of numbers"
+        )
+    return VolumeError(f"cannot be read ({type(error).__name__}): damaged or cut off, fetch it again")
 
 
 # ---------------------------------------------------------------- preparing
@@ -188,7 +208,7 @@ def prepare(name: str, image: NDArray, label: NDArray, spacing: Sequence[float],
     ------
     VolumeError
         If the two differ in shape, the voxels have no size, the image has no contrast or values that are no real
-        numbers, or the label is empty or holds anything but 0 and 1.
+        numbers, or the label is empty, covers most of the volume, or holds anything but 0 and 1.
     """
     if len(spacing) != 3 or not all(0 < side < np.inf for side in spacing):
         raise VolumeError(f"its spacing is {tuple(spacing)}: three positive numbers in mm are wanted")
@@ -197,13 +217,16 @@ def prepare(name: str, image: NDArray, label: NDArray, spacing: Sequence[float],
             raise VolumeError(f"the {what} is of the type {array.dtype}: numbers, one a voxel, are wanted")
     if image.ndim != 3 or image.shape != label.shape:
         raise VolumeError(f"the image is {image.shape} and its mask {label.shape}: two equal volumes are wanted")
-    if not np.isfinite(image).all():
-        raise VolumeError("the image holds values that are no numbers (NaN or infinite)")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(image.astype(np.float32)).all():
+            raise VolumeError("the image holds values that are no numbers (NaN, infinite or beyond 32 bits)")
     values = np.unique(label)
     if not np.isin(values, (0, 1)).all():
         raise VolumeError(f"its mask holds {', '.join(f'{v:g}' for v in values[:6])}; 0 and 1 (left atrium) are wanted")
     if not values.any():
         raise VolumeError("its mask is empty: no voxel is labelled as left atrium")
+    if (covered := np.count_nonzero(label) / label.size) > LARGEST_SHARE:
+        raise VolumeError(f"its mask covers {covered:.0%} of the volume, no atrium does: is it turned inside out?")
     image, inside = centre(image), centre(label).astype(bool)
     if not image.std() > 0:
         raise VolumeError("the image has the same value everywhere")
@@ -270,6 +293,8 @@ def load_subjects(folder: str | Path, limit: int | None = None) -> tuple[list[Su
         jobs = [(read_npz, (path,)) for path in _visible(folder, "*.npz")]
     else:
         pairs, faults = _pairs(folder)
+        if not pairs and not faults:
+            raise VolumeError(f"{folder.as_posix()}: imagesTr/ and labelsTr/ hold no .nii or .nii.gz file")
         jobs = [(read_pair, pair) for pair in pairs]
     subjects = []
     for read, paths in jobs[:limit]:
@@ -285,7 +310,7 @@ def load_subjects(folder: str | Path, limit: int | None = None) -> tuple[list[Su
 
 
 def _name(path: Path) -> str:
-    return path.name.split(".")[0]
+    return re.sub(r"(\.nii(\.gz)?|\.npz)$", "", path.name)
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -330,7 +355,8 @@ def _of_one_size(subjects: list[Subject], faults: list[tuple[str, str]]) -> list
     """Leave out subjects whose voxels differ from the usual by more than a tenth: pixels would mean other lengths."""
     if not subjects:
         return []
-    usual = np.median([subject.spacing for subject in subjects], axis=0)
+    spacings = [subject.spacing for subject in subjects]
+    usual = max(spacings, key=lambda sides: sum(np.allclose(other, sides, rtol=0.1) for other in spacings))
     fitting = []
     for subject in subjects:
         if np.allclose(subject.spacing, usual, rtol=0.1):

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes, scale_boxes
+from heartbox.contrast import even_contrast, shows_nothing
 from heartbox.layouts import look_for_data
 from heartbox.xray import DICOM_ENDINGS, PICTURE_ENDINGS, XRayError, read_xray, resize_xray
 
@@ -32,6 +33,12 @@ JSONS = {
 }
 NIH_FILES = ("labels.csv", "opacity_boxes_512.csv")
 NIH_BOXES_SIZE = (512, 512)
+NIH_NORMAL = "no finding"
+# The labels of ChestX-ray14 (Wang 2017); one film may have several, with "|" between them.
+NIH_ILL = {
+    "atelectasis", "cardiomegaly", "consolidation", "edema", "effusion", "emphysema", "fibrosis", "hernia",
+    "infiltration", "mass", "nodule", "pleural thickening", "pneumonia", "pneumothorax",
+}  # fmt: skip
 EXPECTED = (
     "ChestX_Det_train.json and ChestX_Det_test.json, or train.json and test.json (ChestX-Det10), beside folders of "
     "images such as train_data/ and test_data/; or labels.csv, opacity_boxes_512.csv and images/ (NIH films with "
@@ -162,9 +169,12 @@ def read_annotations(folder: str | Path) -> tuple[list[Film], list[Problem]]:
 
 
 def _read_jsons(folder: Path, names: dict[str, str]) -> tuple[list[Film], list[Problem]]:
-    films, problems, seen = [], [], {}
+    films, problems, seen, doubtful = [], [], {}, set()
     for split in ("test", "train"):  # a film on both sides stays where it is reported
         entries = _load_json(folder / names[split])
+        if not entries and split == "test":
+            fault = "an empty list, so the data bring no test side"
+            problems.append(Problem(names[split], fault, "films of the training side test instead"))
         for k, entry in enumerate(entries):
             where = f"{names[split]}, entry {k + 1}"
             try:
@@ -174,11 +184,17 @@ def _read_jsons(folder: Path, names: dict[str, str]) -> tuple[list[Film], list[P
                 problems.append(Problem(str(name or where), f"{where}: {error}"))
                 continue
             if film.name in seen:
-                fault = f"{where}: a second entry, the first is in {seen[film.name]}"
-                problems.append(Problem(film.name, fault, "the first one is used"))
+                first, at = seen[film.name]
+                fault = f"{where}: a second entry, the first is in {at}"
+                if (film.findings, film.boxes) == (first.findings, first.boxes):
+                    problems.append(Problem(film.name, fault, "the first one is used"))
+                else:  # which is right, nobody can tell
+                    problems.append(Problem(film.name, f"{fault}, with other findings"))
+                    doubtful.add(film.name)
                 continue
-            seen[film.name] = where
+            seen[film.name] = film, where
             films.append(film)
+    films = [film for film in films if film.name not in doubtful]
     return sorted(films, key=lambda film: film.split == "test"), problems
 
 
@@ -214,7 +230,10 @@ def _check_entry(entry: object, split: str) -> Film:
         if finding is None:
             raise ValueError(f"unknown finding {sym!r}; known are {', '.join(THIRTEEN)}")
         findings.append(finding)
-    return Film(name, split, bool(findings), tuple(findings), tuple(_check_box(box) for box in boxes))
+    # The same box twice, under the same name, is one.
+    found = dict.fromkeys((finding, _check_box(box)) for finding, box in zip(findings, boxes, strict=True))
+    findings, boxes = tuple(finding for finding, _ in found), tuple(box for _, box in found)
+    return Film(name, split, bool(findings), findings, boxes)
 
 
 def _check_box(box: object) -> tuple[float, ...]:
@@ -226,6 +245,8 @@ def _check_box(box: object) -> tuple[float, ...]:
         raise ValueError(f"a box is four numbers x_min, y_min, x_max, y_max, not {box!r}")
     if not box_areas(array) > 0 or (array[2:] <= array[:2]).any():
         raise ValueError(f"the box {box} has no size (x_min < x_max and y_min < y_max are expected)")
+    if (array[2:] - array[:2]).min() < 1:
+        raise ValueError(f"the box {box} is less than a pixel wide or high (pixels are expected, no shares)")
     return tuple(array.tolist())
 
 
@@ -238,28 +259,37 @@ def _read_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
             raise ValueError(f"{folder / name}: column {', '.join(missing)} is missing")
     drawn = {name: rows for name, rows in boxes.groupby("file")}
     problems = [Problem(str(name), "boxes, but no row in labels.csv") for name in sorted(set(drawn) - set(labels.file))]
+    said = labels.groupby("file")[["nih_label", "rsna_class"]].nunique(dropna=False).max(axis=1)
     films, seen = [], set()
     for row in labels.to_dict("records"):
         name, opacity, looked_at = row["file"], drawn.get(row["file"]), isinstance(row["rsna_class"], str)
+        label = row["nih_label"]
+        names = {" ".join(one.replace("_", " ").split()).casefold() for one in str(label).split("|")}
         if not isinstance(name, str):
             problems.append(Problem("labels.csv", "a row without a file name"))
+        elif said[name] > 1:
+            if name not in seen:
+                problems.append(Problem(name, "several rows in labels.csv that say different things"))
         elif name in seen:
             problems.append(Problem(name, "a second row in labels.csv", "the first one is used"))
-        elif not isinstance(row["nih_label"], str):
+        elif not isinstance(label, str):
             problems.append(Problem(name, "no nih_label; a normal film is labelled 'no finding'"))
+        elif names != {NIH_NORMAL} and not names <= NIH_ILL:
+            problems.append(Problem(name, f"the nih_label {label!r} is neither {NIH_NORMAL!r} nor one of NIH's"))
+        elif names == {NIH_NORMAL} and opacity is not None:
+            problems.append(Problem(name, f"{len(opacity)} boxes, but the nih_label is {label!r}"))
         elif (opacity is not None) != (row["rsna_class"] == "Lung Opacity"):
             problems.append(Problem(name, f"{0 if opacity is None else len(opacity)} boxes, but the RSNA class is "
                                     f"{row['rsna_class'] if looked_at else 'empty'}"))  # fmt: skip
         else:
             try:
                 found = [] if opacity is None else box_from_xywh(opacity[["x", "y", "width", "height"]].to_numpy())
-                found = tuple(_check_box(box.tolist()) for box in found)
+                found = tuple(dict.fromkeys(_check_box(box.tolist()) for box in found))
             except ValueError as error:
                 problems.append(Problem(name, str(error)))
             else:
-                names = ("Opacity",) * len(found) if looked_at else None
-                ill = row["nih_label"].strip().casefold() != "no finding"
-                films.append(Film(name, "", ill, names, found, box_shape=NIH_BOXES_SIZE))
+                findings = ("Opacity",) * len(found) if looked_at else None
+                films.append(Film(name, "", names != {NIH_NORMAL}, findings, found, box_shape=NIH_BOXES_SIZE))
         seen.add(name)
     return films, problems
 
@@ -284,8 +314,10 @@ def match_images(
     """
     there: dict[str, list[Path]] = {}
     for path in sorted(Path(folder).rglob("*")):
-        # "._x.png" is macOS's shadow of x.png.
-        if path.suffix.lower() in PICTURE_ENDINGS + DICOM_ENDINGS and not path.name.startswith("._"):
+        if path.suffix.lower() not in PICTURE_ENDINGS + DICOM_ENDINGS:
+            continue
+        # "._x.png" is macOS's shadow of x.png; a link may lead nowhere.
+        if not path.name.startswith("._") and path.is_file():
             there.setdefault(path.name, []).append(path)
     matched, problems = [], []
     for film in films:
@@ -300,26 +332,26 @@ def match_images(
     return matched, problems
 
 
-def read_film(job: tuple[Film, int]) -> tuple[NDArray, NDArray] | str:
+def read_film(job: tuple[Film, int, bool]) -> tuple[NDArray, NDArray] | str:
     """Read one film for :func:`heartbox.parallel.parallel_map`.
 
     Parameters
     ----------
-    job : tuple of Film and int
-        The film, and the side of the image wanted.
+    job : tuple of Film, int and bool
+        The film, the side of the image wanted, and whether to even its contrast.
 
     Returns
     -------
     tuple of ndarray, or str
         Its image, uint8 (size, size), and its boxes (n, 4) in pixels of that; or what is wrong with the film.
     """
-    film, size = job
+    film, size, even = job
     try:
         image = read_xray(film.path)
     except XRayError as error:
         return str(error).replace(f"{film.path}: ", "")
-    if float(np.ptp(image)) < 1e-3:
-        return "the image is one even grey. Fetch it again."
+    if fault := shows_nothing(image):
+        return f"{fault}. Fetch it again."
     boxes = np.reshape(np.array(film.boxes, dtype=np.float64), (-1, 4))
     frame = film.box_shape or image.shape
     # A per cent over the border is rounding; more is a mistake that clipping would hide.
@@ -327,4 +359,5 @@ def read_film(job: tuple[Film, int]) -> tuple[NDArray, NDArray] | str:
     if outside.any():
         return f"the box {boxes[outside.argmax()].tolist()} reaches outside the image of {frame[1]} x {frame[0]}"
     boxes = scale_boxes(clip_boxes(boxes, frame), frame, (size, size))
-    return np.rint(resize_xray(image, size) * 255).astype(np.uint8), boxes
+    small = resize_xray(image, size)
+    return np.rint((even_contrast(small) if even else small) * 255).astype(np.uint8), boxes

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cardiac_dataset import augment_image, make_augmentation, move_boxes
-from companions.chestxdet import TEN, Film, Problem, match_images, read_annotations, read_film, recognise_layout
+from companions.chestxdet import (
+    TEN,
+    Film,
+    Problem,
+    match_images,
+    read_annotations,
+    read_film,
+    recognise_layout,
+    summarise,
+)
 from heartbox.boxes import EDGES, box_areas
+from heartbox.contrast import EVEN
 from heartbox.files import complete_or_absent
 from heartbox.folds import assign_folds
 from heartbox.parallel import parallel_map
@@ -110,11 +119,16 @@ def assign_sides(films: Sequence[Film], seed: int = 0, fold: int = 0) -> NDArray
     Where the data bring a test side it stays, and a fifth of the rest validates. Else a fifth tests, a fifth
     validates: of five folds, number `fold` and the one after it. Ill and normal are spread evenly.
     """
-    official = np.array([film.split == "test" for film in films])
-    states = ["ill" if film.ill else "normal" for film in films]
-    folds = assign_folds([film.patient for film in films], states, 5, seed)
-    tests = official if official.any() else folds == fold
-    return np.where(tests, "test", np.where(folds == (fold + 1) % 5, "val", "train"))
+    tests = np.array([film.split == "test" for film in films])
+    # Those of an official test side take no part in the folds: else the rest would not be spread evenly.
+    others = [film for film in films if film.split != "test"]
+    states = ["ill" if film.ill else "normal" for film in others]
+    folds = assign_folds([film.patient for film in others], states, 5, seed)
+    sides = np.full(len(films), "test", dtype="U5")
+    sides[~tests] = np.where(folds == (fold + 1) % 5, "val", "train")
+    if not tests.any():
+        sides[folds == fold] = "test"
+    return sides
 
 
 def prepare(
@@ -127,6 +141,7 @@ def prepare(
     limit: int | None = None,
     processes: int | None = None,
     progress: bool = True,
+    even: bool = True,
 ) -> Collection:
     """Read annotations and images, check them, and write a prepared folder; one that fits is loaded instead.
 
@@ -147,6 +162,9 @@ def prepare(
         Use about so many films, evenly chosen: a quick trial.
     processes, progress
         See :func:`heartbox.parallel.parallel_map`.
+    even : bool
+        Whether to even the contrast (:func:`heartbox.contrast.even_contrast`), as the films were that the released
+        heart weights learnt from.
 
     Raises
     ------
@@ -165,7 +183,7 @@ def prepare(
             f"{len(films)} films have both annotation and image; at least 10 are needed. "
             f"{_why(problems)} The images are a separate download: put their folders beside the annotations."
         )
-    checksum = _fingerprint(films, size, findings, seed, fold)
+    checksum = _fingerprint(films, size, findings, seed, fold, even)
     if (out / "stats.json").is_file():
         ready = Collection.load(out)
         if ready.stats["checksum"] == checksum:
@@ -174,7 +192,8 @@ def prepare(
     # Sides are given before images are read, so that one broken image moves no other film.
     sides = assign_sides(films, seed, fold)
     kept, boxes, images = [], [], []
-    read = parallel_map(read_film, [(film, size) for film in films], "Reading", processes=processes, progress=progress)
+    jobs = [(film, size, even) for film in films]
+    read = parallel_map(read_film, jobs, "Reading", processes=processes, progress=progress)
     for film, side, result in zip(films, sides, read, strict=True):
         if isinstance(result, str):
             problems.append(Problem(film.name, result))
@@ -195,6 +214,7 @@ def prepare(
     stats = {"layout": recognise_layout(folder), "size": size, "seed": seed, "fold": fold}
     stats |= {"mean": float(train.mean() / 255), "std": float(train.std() / 255)}
     stats |= {"findings": [finding for finding in wanted if finding in taught], "checksum": checksum}
+    stats |= {"contrast": EVEN} if even else {}
     if not stats["findings"]:
         raise ValueError(f"{folder}: no training film has one of {', '.join(wanted)}: nothing could be learnt")
     shutil.rmtree(out, ignore_errors=True)
@@ -221,13 +241,15 @@ def _refuse_empty_sides(films: pd.DataFrame, problems: list[Problem]) -> None:
 
 
 def _why(problems: list[Problem]) -> str:
-    counted = Counter(problem.fault.split(", entry")[0] for problem in problems).most_common(2)
-    return "Left out: " + "; ".join(f"{n} x {fault}" for fault, n in counted) + "." if counted else ""
+    kinds = summarise([problem for problem in problems if problem.consequence == "left out"], 1)
+    worst = kinds.nlargest(2, "count").itertuples()
+    counted = "; ".join(f"{kind.count} x {kind.kind} ({kind.examples})" for kind in worst)
+    return f"Left out: {counted}." if counted else ""
 
 
-def _fingerprint(films: Sequence[Film], size: int, findings: Sequence[str], seed: int, fold: int) -> str:
+def _fingerprint(films: Sequence[Film], size: int, findings: Sequence[str], seed: int, fold: int, even: bool) -> str:
     """Tell one prepared folder from another: annotations, image files, and what was asked for."""
-    digest = hashlib.sha256(repr((size, tuple(findings), seed, fold)).encode())
+    digest = hashlib.sha256(repr((size, tuple(findings), seed, fold, even)).encode())
     for film in films:
         state = film.path.stat()
         digest.update(repr((replace(film, path=None), state.st_size, state.st_mtime_ns)).encode())

@@ -15,7 +15,7 @@ import pandas as pd
 
 from heartbox import layouts
 from heartbox.boxes import EDGES, as_boxes, box_from_xywh, clip_boxes, scale_boxes
-from heartbox.contrast import has_low_contrast
+from heartbox.contrast import SMALLEST, has_low_contrast
 from heartbox.detector import as_xray
 from heartbox.files import complete_or_absent
 from heartbox.phantom import render, sample_subject
@@ -32,7 +32,6 @@ NPY = (
     f"{','.join(CORNERS)} (or {','.join(SIZES)})"
 )
 EXPECTED = f"{NPY}; or the X-rays of notebook 01: {layouts.EXPECTED}"
-SMALLEST = 16  # pixels; an array that is no image is usually flat or a vector
 ROUNDING = 0.01  # of the image's side: what a box may reach over its border
 
 
@@ -63,8 +62,8 @@ class NpyFilm:
 
 
 def is_npy_folder(folder: str | Path) -> bool:
-    """Tell whether a folder holds ``.npy`` images and a csv of boxes."""
-    return bool(_tables(Path(folder)) and _images(Path(folder)))
+    """Tell whether a folder holds ``.npy`` images beside a csv; whether that one is of boxes, the reader tells."""
+    return any(Path(folder).glob("*.csv")) and bool(_images(Path(folder)))
 
 
 def recognise(folder: Path) -> str | None:
@@ -237,15 +236,22 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
     tables, images = _tables(folder), _images(folder)
     if not tables or not images:
         state = "no .npy image" if tables else "no csv of boxes"
-        raise FileNotFoundError(f"{folder}: {state} lies here. Expected: {NPY}")
+        others = [f"{path.name} begins with {_first_line(path)[:80]!r}" for path in sorted(folder.glob("*.csv"))[:3]]
+        seen = f" ({'; '.join(others)})" if others and not tables else ""
+        raise FileNotFoundError(f"{folder}: {state} lies here{seen}. Expected: {NPY}, separated by commas")
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"{folder}: {names} all hold boxes; leave the one that is meant and move the others away")
     try:
-        table = pd.read_csv(tables[0], dtype=str, skipinitialspace=True, encoding="utf-8-sig")
+        table = pd.read_csv(
+            tables[0], dtype=str, skipinitialspace=True, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+        ).fillna("")  # of a row that is too short
     except (ValueError, OSError) as error:  # torn quotes, binary, another encoding: pandas has an exception for each
-        raise ValueError(f"{tables[0]}: cannot be read as a csv ({error}); save it again as UTF-8") from error
-    table.columns = table.columns.str.strip()
+        raise ValueError(
+            f"{tables[0]}: cannot be read as a csv ({' '.join(str(error).split())}); mend that line, or save it again "
+            "as comma-separated UTF-8"
+        ) from error
+    table.columns = table.columns.str.strip().str.lower()
     at: dict[str, list[Path]] = {}
     for path in images:
         at.setdefault(path.stem, []).append(path)
@@ -253,6 +259,9 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
     for row, record in enumerate(table.to_dict("records")):
         name = PurePosixPath(str(record["name"]).strip().replace("\\", "/")).name.removesuffix(".npy")
         where = f"row {row + 2} of {tables[0].name}"
+        if not name:
+            problems.append((where, "label: it names no image"))
+            continue
         if name in seen:
             problems.append((name, f"label: {where} is a second one for the same image; the first is used"))
             continue
@@ -268,8 +277,7 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
         except ValueError as error:
             problems.append((name, f"box: {where}: {error}"))
             continue
-        patient = record.get("patient")
-        patient = name if patient is None or patient != patient else str(patient)
+        patient = record.get("patient", "").strip() or name
         films.append(NpyFilm(name, patient, found[0], box, frame))
     labelled = seen  # also those whose label cannot be used: they are named already
     unlabelled = [path.stem for path in images if path.stem not in labelled]
@@ -281,11 +289,18 @@ def _tables(folder: Path) -> list[Path]:
     """Return the csv files of a folder whose first line names the columns of boxes."""
     found = []
     for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            header = {column.strip().strip('"') for column in file.readline().split(",")}
+        header = {column.strip().strip('"').lower() for column in _first_line(path).split(",")}
         if set(CORNERS) <= header or set(SIZES) <= header:
             found.append(path)
     return found
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(1000).strip()
+    except OSError as error:
+        return f"nothing that can be read ({error.strerror})"
 
 
 def _images(folder: Path) -> list[Path]:
@@ -298,20 +313,25 @@ def _read_box(record: dict) -> tuple[tuple[float, ...], tuple[int, int] | None]:
     if str(record.get("label", "heart")).strip().lower() != "heart":
         raise ValueError(f"it is labelled {record['label']!r}, not 'heart'")
     try:
-        if set(CORNERS) <= record.keys():
-            box = as_boxes([float(record[edge]) for edge in EDGES])
-        else:
-            box = box_from_xywh([float(record[key]) for key in SIZES[1:]])
+        forms = []
+        for keys, make in ((EDGES, as_boxes), (SIZES[1:], box_from_xywh)):
+            if any(record.get(key) for key in keys):
+                forms.append(make([float(record[key] or "nan") for key in keys]))
         frame = None
         if set(FRAME) <= record.keys():
-            columns, rows = (float(record[key]) for key in FRAME)
+            columns, rows = (float(record[key] or "nan") for key in FRAME)
             frame = (int(rows), int(columns))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"not all of it are numbers ({error})") from error
-    if not np.isfinite(box).all() or (frame and min(frame) < 1):
-        raise ValueError("an edge or the frame is missing or not finite")
+    if not forms or not np.abs(forms).max() < MAX_PIXELS or (frame and not 1 <= min(frame) <= max(frame) < MAX_PIXELS):
+        raise ValueError("an edge or the frame is missing, not finite or beyond every image")
+    box = forms[0]
     if not (box[2] > box[0] and box[3] > box[1]):
         raise ValueError(f"it is empty or turned inside out: {_words(box)}")
+    if min(box[2] - box[0], box[3] - box[1]) < 1:
+        raise ValueError(f"it is less than a pixel wide or high: {_words(box)}; edges are given in pixels, no shares")
+    if np.abs(forms[-1] - box).max() > 1:
+        raise ValueError(f"its corners ({_words(box)}) and its size say different things; leave one of them out")
     return tuple(box), frame
 
 

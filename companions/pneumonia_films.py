@@ -153,7 +153,7 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
         classes = dict(zip(rows["patientId"], rows["class"], strict=True))
     if (folder / RSNA_ORIGINS).is_file():
         origins = _read_origins(folder / RSNA_ORIGINS)
-    paths = {path.stem: path for path in (folder / RSNA_IMAGES).glob("*.dcm") if not path.name.startswith("._")}
+    paths = {path.stem: path for path in _files(folder / RSNA_IMAGES, "*.dcm")}
     films, problems = [], _without_label(paths, table["patientId"], RSNA_LABELS)
     for name, rows in _grouped(table, "patientId"):
         targets = {row["Target"].removesuffix(".0") for row in rows}
@@ -181,7 +181,7 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
 
 def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
     table = _read_table(folder / NIH_LABELS, ("file", "nih_label"))
-    paths = {path.name: path for path in (folder / NIH_IMAGES).glob("*") if not path.name.startswith(".")}
+    paths = {path.name: path for path in _files(folder / NIH_IMAGES, "*")}
     boxes, views = {}, {}
     if (folder / NIH_BOXES).is_file():
         boxes = dict(_grouped(_read_table(folder / NIH_BOXES, ("file", *BOX_COLUMNS)), "file"))
@@ -201,6 +201,9 @@ def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
         elif not labels <= set(NIH_TARGETS):
             expected = " or ".join(repr(label) for label in NIH_TARGETS)
             problems.append(Problem(name, "unusable label", f"nih_label is {labels.pop()!r}; expected {expected}"))
+        elif labels == {"no finding"} and name in boxes:
+            drawn = f"{NIH_BOXES} has {len(boxes[name])} for it"
+            problems.append(Problem(name, "contradiction", f"nih_label is 'no finding' and yet {drawn}"))
         elif name not in paths:
             problems.append(_without_image(name, f"{NIH_IMAGES}/{name}"))
         else:
@@ -215,6 +218,11 @@ def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
             }
             films.append(Film(stem, paths[name], NIH_TARGETS[labels.pop()], kept, NIH_FRAME, **about))
     return films, problems
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder; no hidden ones, such as macOS's shadows, and no links that lead nowhere."""
+    return [path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file()]
 
 
 def _grouped(table: pd.DataFrame, key: str) -> Iterable[tuple[str, list[dict[str, str]]]]:
@@ -241,9 +249,12 @@ def _boxes(name: str, rows: Sequence[Sequence[str]]) -> tuple[tuple[Box, ...], l
             x, y, width, height = (float(value) for value in values)
         except ValueError:
             x = y = width = height = math.nan
+        words = ", ".join(values)
         if not (width > 0 and height > 0 and math.isfinite(x + y + width + height)):
-            words = ", ".join(values)
             return (), [Problem(name, "box", f"x, y, width, height = {words} is no box; its boxes are not used")]
+        if min(width, height) < 1:
+            reason = f"x, y, width, height = {words} is less than a pixel wide or high; boxes are given in pixels, "
+            return (), [Problem(name, "box", reason + "not as shares of the image; its boxes are not used")]
         kept.append((x, y, x + width, y + height))
     return tuple(kept), []
 
@@ -268,6 +279,8 @@ def _read_origins(path: Path) -> dict[str, str]:
     """Return the NIH film that each RSNA image was made from."""
     try:
         origins = {one["subset_img_id"]: one["img_id"] for one in json.loads(path.read_text(encoding="utf-8"))}
+        if not origins:
+            raise TypeError("it is empty")
         if not all(isinstance(name, str) for pair in origins.items() for name in pair):
             raise TypeError("an id is no text")
         return origins

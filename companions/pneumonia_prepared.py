@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from companions.pneumonia_films import Film, Problem, list_films, recognise_layout
 from heartbox.boxes import clip_boxes, scale_boxes
+from heartbox.contrast import EVEN, even_contrast, shows_nothing
 from heartbox.files import complete_or_absent
 from heartbox.parallel import parallel_map
 from heartbox.prepare import split_by_patient
@@ -94,6 +95,7 @@ def prepare(
     limit: int | None = None,
     processes: int | None = None,
     progress: bool = True,
+    even: bool = True,
 ) -> Prepared:
     """Turn a raw folder into ``images.npy``, ``labels.csv``, ``boxes.csv``, ``problems.csv`` and ``stats.json``.
 
@@ -116,6 +118,9 @@ def prepare(
         How many to run; one for each core by default.
     progress : bool
         Whether to show a bar.
+    even : bool
+        Whether to even the contrast (:func:`heartbox.contrast.even_contrast`), as the films were that the released
+        heart weights learnt from; without it the network sees each film's greys as the file has them.
 
     Returns
     -------
@@ -127,21 +132,21 @@ def prepare(
     FileNotFoundError
         If the folder has none of the layouts.
     ValueError
-        If a table cannot be used, or if the readable films have not both answers among them.
+        If a table cannot be used, or if the readable films have not both answers on both sides of the split.
     """
     folder, out = Path(folder), Path(out)
     layout = recognise_layout(folder)
     films, problems = list_films(folder)
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
-    identity = _identity(films, problems, size)
+    identity = _identity(films, problems, size, even)
     share = HELD_OUT[layout] if held_out is None else held_out
     out.mkdir(parents=True, exist_ok=True)
     if not _is_finished(out, identity):
         (out / "stats.json").unlink(missing_ok=True)
-        read = _read_films(films, out, identity, size, processes, progress)
+        read = _read_films(films, out, identity, size, even, processes, progress)
         _write_tables(films, read, problems, out, size)
-    return _split(out, layout, seed, share, size, identity)
+    return _split(out, layout, seed, share, size, even, identity)
 
 
 def load_prepared(folder: str | Path) -> Prepared:
@@ -169,9 +174,9 @@ def pixel_statistics(labels: pd.DataFrame) -> tuple[float, float]:
 # ---------------------------------------------------------------- the images
 
 
-def _identity(films: Sequence[Film], problems: Sequence[Problem], size: int) -> str:
+def _identity(films: Sequence[Film], problems: Sequence[Problem], size: int, even: bool) -> str:
     """Tell one set of raw data from another: labels, and size and date of each file."""
-    digest = hashlib.sha256(str((size, [tuple(one) for one in problems])).encode())
+    digest = hashlib.sha256(str((size, even, [tuple(one) for one in problems])).encode())
     for film in films:
         status = film.path.stat()
         about = (film.name, film.target, film.boxes, film.patient, film.view, film.reader_class)
@@ -185,14 +190,17 @@ def _is_finished(out: Path, identity: str) -> bool:
     return json.loads((out / "stats.json").read_text(encoding="utf-8")).get("identity") == identity
 
 
-def _read_film(task: tuple[Film, int]) -> tuple[bytes, dict]:
+def _read_film(task: tuple[Film, int, bool]) -> tuple[bytes, dict]:
     """Read one film: its shrunk pixels and a line for the log; no pixels, and why, where it cannot be read."""
-    film, size = task
+    film, size, even = task
     try:
         xray = load_xray(film.path)
     except ValueError as error:
         return b"", {"name": film.name, "error": str(error).replace(f"{film.path.parent}{os.sep}", "")}
-    small = resize_xray(xray.image, size).astype(np.float16)
+    if fault := shows_nothing(xray.image):
+        return b"", {"name": film.name, "error": f"{film.path.name}: {fault}. Fetch it again."}
+    small = resize_xray(xray.image, size)
+    small = (even_contrast(small) if even else small).astype(np.float16)
     seen = small.astype(np.float64)
     about = {"name": film.name, "rows": xray.image.shape[0], "columns": xray.image.shape[1]}
     about |= {"view": film.view or xray.view, "patient": film.patient or xray.patient_id or film.name}
@@ -200,7 +208,7 @@ def _read_film(task: tuple[Film, int]) -> tuple[bytes, dict]:
 
 
 def _read_films(
-    films: Sequence[Film], out: Path, identity: str, size: int, processes: int | None, progress: bool
+    films: Sequence[Film], out: Path, identity: str, size: int, even: bool, processes: int | None, progress: bool
 ) -> list[dict]:
     """Append every film that is not there yet to ``images.npy.part``, and return what the log says of all of them."""
     part, log = out / PART, out / LOG
@@ -208,7 +216,7 @@ def _read_films(
     if 0 < done < len(films):
         print(f"{done} of {len(films)} films were read before the last stop; going on behind them.")
     with part.open("ab") as images, log.open("a", encoding="utf-8", newline="\n") as lines:
-        tasks = [(film, size) for film in films[done:]]
+        tasks = [(film, size, even) for film in films[done:]]
         for pixels, about in parallel_map(_read_film, tasks, "Reading films", processes=processes, progress=progress):
             images.write(pixels)
             images.flush()  # the image first: a line in the log is a promise that it is whole
@@ -281,14 +289,22 @@ def _write(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(part, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def _split(out: Path, layout: str, seed: int, share: float, size: int, identity: str) -> Prepared:
+def _split(out: Path, layout: str, seed: int, share: float, size: int, even: bool, identity: str) -> Prepared:
     """Decide who is held out, by patient and with both answers on both sides; write what is still missing."""
     labels = _read_labels(out)
     sides = split_by_patient(labels["patient"].astype(str).tolist(), labels["target"].astype(str).tolist(), seed, share)
     labels["split"] = ["train" if side == "train" else "held out" for side in sides]
+    for side, targets in labels.groupby("split")["target"]:
+        if targets.nunique() < 2:
+            raise ValueError(
+                f"{int(targets.sum())} of the {len(targets)} films on the {side!r} side have pneumonia; both answers "
+                f"are needed there. The split is by patient: add patients of either answer, or hold out another share "
+                f"than {share:.2f}"
+            )
     _write(out / "labels.csv", labels)
     counts = {"films": len(labels), "pneumonia": int(labels["target"].sum()), **Counter(labels["split"])}
     stats = {"layout": layout, "size": size, "seed": seed, "split": f"by patient, seed {seed}", "counts": counts}
+    stats |= {"contrast": EVEN} if even else {}
     with complete_or_absent(out / "stats.json") as part:
         part.write_text(json.dumps(stats | {"identity": identity}, indent=2) + "\n", encoding="utf-8")
     (out / LOG).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 EVEN = "even"  # how stats.json and a weights file say that their images went through even_contrast
 ENDS = (1, 99)  # percentiles that are stretched to black and white
 FLAT = 2e-3  # less between them is no picture but rounding: half a step of an 8-bit file
+SMALLEST = 16  # pixels; what has fewer is no film but an icon, a line or a number
 LOW = 0.1  # less between the 5th and the 95th percentile, out of 1, and there is little to see
 
 
@@ -36,14 +37,26 @@ def even_contrast(image: NDArray) -> NDArray[np.float32]:
         negative of the result.
     """
     image = np.asarray(image, dtype=np.float32)
-    low, high = np.percentile(image, ENDS)
-    if high - low < FLAT:
+    if is_flat(image):
         return image
+    low, high = np.percentile(image, ENDS)
     stretched = np.clip((image - low) / (high - low), 0.0, 1.0)
     _, grey, counts = np.unique(image, return_inverse=True, return_counts=True)
     # The middle rank of the pixels that share a grey.
     ranks = (counts.cumsum() - counts / 2) / image.size
     return ((stretched + ranks[grey].reshape(image.shape)) / 2).astype(np.float32)
+
+
+def is_flat(image: NDArray) -> bool:
+    """Tell whether an image in [0, 1] is of one grey, to within half a step of 8 bits: nothing can be seen in it."""
+    return bool(np.ptp(np.percentile(image, ENDS)) < FLAT)
+
+
+def shows_nothing(image: NDArray) -> str:
+    """Say why no chest can be seen in an image in [0, 1]: it is of one grey, or tiny; "" where it may show one."""
+    if min(image.shape) < SMALLEST:
+        return f"{image.shape[0]} x {image.shape[1]} pixels show no chest: at least {SMALLEST} each way are wanted"
+    return "the image is one even grey" if is_flat(image) else ""
 
 
 def has_low_contrast(image: NDArray) -> bool:

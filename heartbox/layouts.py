@@ -213,6 +213,8 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
             problems.append((name, f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
         elif not box_areas(heart) > 0:
             problems.append((name, f"{where}: the box is empty"))
+        elif (heart[2:] - heart[:2]).min() < 1:
+            problems.append((name, f"{where}: the box is less than a pixel wide or high; pixels are wanted, no shares"))
         # A per cent over the border is rounding; more is a mistake that clipping would hide.
         elif np.abs(clip_boxes(heart, shape) - heart).max() > 0.01 * max(shape):
             problems.append((name, f"{where}: the box reaches outside the image"))

@@ -179,7 +179,8 @@ FAULTS = {
     "NaN": ("imagesTr", _replace(np.where(MASK, np.nan, 1.0)), "imagesTr/la_001.nii.gz", "no numbers"),
     "other labels": ("labelsTr", _replace(MASK * 3), "imagesTr/la_001.nii.gz", "holds 0, 3; 0 and 1"),
     "elsewhere": ("labelsTr", _replace(MASK, origin=(0, 9, 0)), "imagesTr/la_001.nii.gz", "9.0 mm apart"),
-    "no direction": ("imagesTr", _patch(280, 0), "imagesTr/la_001.nii.gz", "cannot be read"),
+    "no direction": ("imagesTr", _patch(280, 0), "imagesTr/la_001.nii.gz", "without a usable orientation"),
+    "inside out": ("labelsTr", _replace(1 - MASK), "imagesTr/la_001.nii.gz", r"covers \d+% of the volume.*inside out"),
     "larger than memory": (
         "imagesTr",
         _patch(42, 32000, 32000, 32000, dtype="<i2"),
@@ -237,11 +238,12 @@ def test_what_dataset_json_names_must_be_there(tmp_path):
         ({"image": IMAGE, "mask": MASK * 0}, "empty"),
         ({"image": IMAGE, "mask": MASK, "spacing": [1.0, -1.0, 1.0]}, "three positive numbers"),
         ({"image": IMAGE, "mask": MASK, "spacing": [1.0, np.nan, 1.0]}, "three positive numbers"),
-        ({"image": IMAGE, "mask": MASK, "spacing": ["a", "b", "c"]}, "cannot be read"),
+        ({"image": IMAGE, "mask": MASK, "spacing": ["a", "b", "c"]}, "spacing is ['a', 'b', 'c']: three positive"),
+        ({"image": IMAGE.astype(float) * 1e300, "mask": MASK}, "beyond 32 bits"),
         ({"image": IMAGE * 1j, "mask": MASK}, "complex128: numbers, one a voxel"),
         ({"image": IMAGE.astype(str), "mask": MASK}, "numbers, one a voxel"),
         ({"image": IMAGE[0], "mask": MASK[0]}, "two equal volumes"),
-        ({"image": np.array([{}], dtype=object), "mask": MASK}, "cannot be read"),
+        ({"image": np.array([{}], dtype=object), "mask": MASK}, "Python objects"),
         (None, "damaged or cut off"),
     ],
 )
@@ -259,10 +261,38 @@ def test_faults_of_npz_files(tmp_path, parts, message):
 
 def test_two_files_of_one_subject_are_named(tmp_path):
     folder = write_decathlon(tmp_path, axes=("RAS",))
-    shutil.copy(folder / "imagesTr" / "la_001.nii.gz", folder / "imagesTr" / "la_001.more.nii.gz")
+    nib.save(nib.load(folder / "imagesTr" / "la_001.nii.gz"), folder / "imagesTr" / "la_001.nii")
     subjects, faults = load_subjects(folder)
     assert len(subjects) == 4
-    assert faults["fault"].tolist() == ["is a second file of that name; la_001.more.nii.gz is used"]
+    assert faults["fault"].tolist() == ["is a second file of that name; la_001.nii is used"]
+
+
+def test_a_point_in_a_name_is_part_of_it(tmp_path):
+    for k in range(3):
+        np.savez(tmp_path / f"la.00{k}.npz", image=IMAGE + k, mask=MASK)
+    assert [subject.name for subject in load_subjects(tmp_path)[0]] == ["la.000", "la.001", "la.002"]
+
+
+def test_what_is_no_file(tmp_path):
+    np.savez(tmp_path / "good.npz", image=IMAGE, mask=MASK)
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "gone.npz").symlink_to(tmp_path / "nowhere.npz")
+    faults = load_subjects(tmp_path)[1].set_index("file")["fault"]
+    assert "is a folder" in faults["folder.npz"]
+    assert "link to a file that is not there" in faults["gone.npz"]
+    empty = tmp_path / "empty"
+    for side in ("imagesTr", "labelsTr"):
+        (empty / side).mkdir(parents=True)
+    with pytest.raises(VolumeError, match="hold no .nii or .nii.gz"):
+        load_subjects(empty)
+
+
+def test_the_usual_voxel_is_the_commonest(tmp_path):
+    for k, side in enumerate([1.0, 1.0, 1.0, 2.0, 3.0, 4.0, 5.0]):
+        np.savez(tmp_path / f"la_{k}.npz", image=IMAGE + k, mask=MASK, spacing=[side] * 3)
+    subjects, faults = load_subjects(tmp_path)
+    assert len(subjects) == 3
+    assert all("most are 1.00 x 1.00 x 1.00" in fault for fault in faults["fault"])
 
 
 def test_an_array_alone_under_the_name_of_a_subject(tmp_path):

@@ -23,6 +23,7 @@ nbformat = pytest.importorskip("nbformat")
 
 from companions import pneumonia, pneumonia_films, pneumonia_measures, pneumonia_prepared  # noqa: E402
 from companions.pneumonia_sample import write_sample  # noqa: E402
+from heartbox.contrast import even_contrast  # noqa: E402
 from heartbox.evidence import class_activation_map  # noqa: E402
 from heartbox.phantom import render, sample_subject  # noqa: E402
 from heartbox.phantom.dicom import dataset  # noqa: E402
@@ -142,9 +143,10 @@ def test_rsna_patients_from_the_published_matching(rsna):
     (rsna / pneumonia_films.RSNA_ORIGINS).write_text(json.dumps(entries))
     prepared = quiet(rsna, rsna / "out", size=32)
     assert prepared.labels["patient"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    (rsna / pneumonia_films.RSNA_ORIGINS).write_text("[1]")
-    with pytest.raises(ValueError, match="not the mapping of RSNA images"):
-        pneumonia_films.list_films(rsna)
+    for no_mapping in ("[1]", "[]"):
+        (rsna / pneumonia_films.RSNA_ORIGINS).write_text(no_mapping)
+        with pytest.raises(ValueError, match="not the mapping of RSNA images"):
+            pneumonia_films.list_films(rsna)
 
 
 def test_a_label_without_an_image_and_an_image_without_a_label(rsna):
@@ -170,6 +172,23 @@ def test_nih_rows_that_contradict_each_other(nih):
     assert len(pneumonia_films.list_films(nih)[0]) == 4
 
 
+def test_a_normal_film_with_a_box_is_left_out(nih):
+    with (nih / "opacity_boxes_512.csv").open("a") as file:
+        file.write("00000003_000.jpg,128,256,64,128\n")
+    assert problems_of(nih, "contradiction") == [
+        ("00000003_000.jpg", "nih_label is 'no finding' and yet opacity_boxes_512.csv has 1 for it")
+    ]
+    assert "00000003_000" not in [film.name for film in pneumonia_films.list_films(nih)[0]]
+
+
+def test_a_link_that_leads_nowhere_is_no_image(rsna, tmp_path):
+    path = rsna / pneumonia_films.RSNA_IMAGES / "a.dcm"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere.dcm")
+    assert problems_of(rsna, "label without image") == [("a", "labelled, but there is no stage_2_train_images/a.dcm")]
+    assert len(quiet(rsna, rsna / "out", size=32).labels) == 7
+
+
 def test_a_label_that_is_none(rsna, nih):
     write_rsna(rsna, [*rsna_rows(rsna)[:-1], "h,,,,,2"])
     assert problems_of(rsna, "unusable label") == [("h", "Target is '2'; expected 0 or 1")]
@@ -178,7 +197,7 @@ def test_a_label_that_is_none(rsna, nih):
     assert problems_of(nih, "unusable label")[0][1].startswith("nih_label is 'effusion'")
 
 
-@pytest.mark.parametrize("box", ["5,4,0,20", "5,4,-3,20", "x,4,10,20", "5,4,inf,20", "5,,10,20"])
+@pytest.mark.parametrize("box", ["5,4,0,20", "5,4,-3,20", "x,4,10,20", "5,4,inf,20", "5,,10,20", "0.1,0.1,0.4,0.5"])
 def test_what_is_no_box_costs_the_boxes_and_not_the_label(rsna, box):
     write_rsna(rsna, [*rsna_rows(rsna), f"b,{box},1"])
     assert [name for name, _ in problems_of(rsna, "box")] == ["b"]
@@ -201,6 +220,7 @@ def test_tables_that_cannot_be_used(rsna, nih):
         pneumonia_films.list_films(rsna)
     text = (nih / "labels.csv").read_text()
     (nih / "labels.csv").write_text(text.replace("pneumonia", "no finding"))
+    (nih / "opacity_boxes_512.csv").unlink()
     with pytest.raises(ValueError, match="0 usable films with pneumonia and 6 without"):
         pneumonia_films.list_films(nih)
     with pytest.raises(FileNotFoundError, match="neither RSNA's layout nor"):
@@ -238,7 +258,7 @@ def test_prepared_films_are_those_of_the_files(tmp_path):
         path = folder / pneumonia_films.RSNA_IMAGES / f"{name}.dcm"
         shown[name] = write_dicom(path, i, "AP" if i else "PA", photometric, bits)
     write_rsna(folder, ["a,25,10,25,20,1", "b,,,,,0", "c,5,5,5,5,1", "d,,,,,0"])
-    prepared = quiet(folder, tmp_path / "out", size=32, held_out=0.5)
+    prepared = quiet(folder, tmp_path / "out", size=32, held_out=0.5, even=False)
     images = np.load(tmp_path / "out" / "images.npy", mmap_mode="r")
     assert (images.shape, images.dtype) == ((4, 32, 32), np.float16)
     for image, name in zip(images, "abcd", strict=True):
@@ -250,6 +270,11 @@ def test_prepared_films_are_those_of_the_files(tmp_path):
     assert (mean, std) == pytest.approx((images[:].astype(float).mean(), images[:].astype(float).std()), rel=1e-6)
     both = set(prepared.labels.loc[prepared.rows("train"), "target"])
     assert both == set(prepared.labels.loc[prepared.rows("held out"), "target"]) == {0, 1}
+    evened = quiet(folder, tmp_path / "out", size=32, held_out=0.5)  # asked for otherwise, it is read anew
+    assert (evened.stats["contrast"], prepared.stats.get("contrast")) == ("even", None)
+    for image, name in zip(np.load(tmp_path / "out" / "images.npy"), "abcd", strict=True):
+        expected = cv2.resize(shown[name].astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
+        assert np.abs(image - even_contrast(expected)).max() < 5e-3
 
 
 def test_training_films_are_z_normalised_by_the_training_films(rsna):
@@ -263,10 +288,27 @@ def test_training_films_are_z_normalised_by_the_training_films(rsna):
 
 
 def test_a_patient_is_on_one_side(nih):
+    rng = np.random.default_rng(0)
+    rows = ["file,nih_label"]
+    for i in range(30):
+        name = f"{i // 3:08d}_{i % 3:03d}.jpg"
+        cv2.imwrite(str(nih / "images" / name), rng.integers(0, 256, (64, 64), dtype=np.uint8))
+        rows.append(f"{name},{'pneumonia' if i % 2 else 'no finding'}")
+    (nih / "labels.csv").write_text("\n".join(rows) + "\n")
     for seed in range(6):
         labels = quiet(nih, nih / "out", size=32, seed=seed, held_out=0.4).labels
         assert labels.groupby("patient")["split"].nunique().max() == 1
-        assert labels["split"].nunique() == 2
+        assert (labels.groupby("split")["target"].nunique() == 2).all()
+
+
+def test_a_side_with_one_answer_is_refused(nih):
+    """Two patients have pneumonia in all of their films or none: whoever is held out leaves a side without it."""
+    text = (nih / "labels.csv").read_text().replace("00000001_007.jpg,pneumonia", "00000001_007.jpg,no finding")
+    (nih / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"of the \d films on the '(train|held out)' side have pneumonia; both"):
+        quiet(nih, nih / "out", size=32)
+    with pytest.raises(FileNotFoundError, match="run prepare first"):
+        pneumonia_prepared.load_prepared(nih / "out")
 
 
 def test_rsna_is_split_as_published():
@@ -299,6 +341,15 @@ def test_a_broken_dicom_and_a_box_outside_are_named_and_counted(rsna):
 def test_a_box_over_the_border_by_rounding_is_clipped(rsna):
     write_rsna(rsna, ["a,40,4,10.2,20,1", *rsna_rows(rsna)[1:]])
     assert quiet(rsna, rsna / "out", size=32).boxes_of(0)[0, 2] == 32
+
+
+def test_what_shows_nothing_is_no_film(nih):
+    cv2.imwrite(str(nih / "images" / "00000003_000.jpg"), np.full((64, 64), 90, np.uint8))
+    cv2.imwrite(str(nih / "images" / "00000002_001.jpg"), np.arange(16, dtype=np.uint8).reshape(4, 4) * 16)
+    found = quiet(nih, nih / "out", size=32).problems.set_index("name")
+    assert (found["kind"] == "unreadable image").all()
+    assert "one even grey" in found.loc["00000003_000", "reason"]
+    assert "4 x 4 pixels show no chest" in found.loc["00000002_001", "reason"]
 
 
 def test_nothing_readable(rsna):
@@ -368,8 +419,9 @@ def test_memory_does_not_grow_with_the_films(tmp_path):
     for count in (8, 40):
         folder = tmp_path / str(count)
         (folder / "images").mkdir(parents=True)
+        rng = np.random.default_rng(0)
         for i in range(count):
-            cv2.imwrite(str(folder / "images" / f"{i:08d}_000.jpg"), np.full((64, 64), i, np.uint8))
+            cv2.imwrite(str(folder / "images" / f"{i:08d}_000.jpg"), rng.integers(0, 256, (64, 64), dtype=np.uint8))
         rows = [f"{i:08d}_000.jpg,{'pneumonia' if i % 2 else 'no finding'}" for i in range(count)]
         (folder / "labels.csv").write_text("\n".join(["file,nih_label", *rows]) + "\n")
         tracemalloc.start()
@@ -616,7 +668,7 @@ def test_it_learns_what_can_be_learnt_and_is_saved(nih, tmp_path):
         cv2.imwrite(str(nih / "images" / name), (noise + 120 * (i % 2)).astype(np.uint8))
         rows.append(f"{name},{'pneumonia' if i % 2 else 'no finding'}")
     (nih / "labels.csv").write_text("\n".join(rows) + "\n")
-    prepared = quiet(nih, tmp_path / "out", size=64, held_out=0.25)
+    prepared = quiet(nih, tmp_path / "out", size=64, held_out=0.25, even=False)  # evened, all are equally bright
     train, held = pneumonia.make_sides(prepared, "published")
     recipe = pneumonia.Recipe(epochs=3, batch_size=8, learning_rate=1e-3)
     torch.manual_seed(0)
@@ -678,16 +730,19 @@ def test_it_can_start_from_the_trunk_of_a_heart_network(tmp_path, head):
 
 
 def test_the_real_folder(real_data, tmp_path):
-    """The NIH films as they lie: 800 labels, 163 boxes on 104 films, nothing wrong; a few of them prepared."""
+    """The NIH films as they lie: 800 labels, 163 boxes on 104 films, three contradictions; a few of them prepared."""
     films, problems = pneumonia_films.list_films(real_data / "nih")
-    assert problems == []
-    assert len(films) == 800
+    # NIH found nothing in these, and RSNA's readers drew boxes.
+    assert [(one.name, one.kind) for one in problems] == [
+        (f"{name}.jpg", "contradiction") for name in ("00002649_008", "00003005_022", "00003369_013")
+    ]
+    assert len(films) == 797
     assert sum(film.target for film in films) == 398
-    assert sum(len(film.boxes) for film in films) == 163
-    assert len({film.patient for film in films}) == 581
+    assert sum(len(film.boxes) for film in films) == 163 - 5
+    assert len({film.patient for film in films}) == 580
     prepared = pneumonia_prepared.prepare(real_data / "nih", tmp_path, size=64, limit=40, processes=1, progress=False)
     assert len(prepared.labels) == 40
-    assert len(prepared.problems) == 0
+    assert len(prepared.problems) == 3
     assert np.load(tmp_path / "images.npy").astype(float).std() > 0.1
 
 

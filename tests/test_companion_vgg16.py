@@ -227,6 +227,14 @@ BAD_LABELS = {
     "empty": ({"x_min": ""}, ["film0"], ["^box: row 2 .*not finite"]),
     "words": ({"x_min": "left"}, ["film0"], ["^box: row 2 .*not all of it are numbers"]),
     "infinite": ({"x_max": "inf"}, ["film0"], ["^box: row 2 .*not finite"]),
+    "beyond every image": ({"x_max": "1e308"}, ["film0"], ["^box: row 2 .*beyond every image"]),
+    "shares for pixels": (
+        {"x_min": 0.1, "y_min": 0.1, "x_max": 0.4, "y_max": 0.5},
+        ["film0"],
+        ["^box: row 2 .*less than a pixel"],
+    ),
+    "corner and size": ({"x0": 1, "y0": 2, "w": 9, "h": 9}, ["film0"], ["^box: row 2 .*its size say different things"]),
+    "without a name": ({"name": ""}, ["row 2 of boxes.csv", "film0"], ["^label: it names no image", "^no label"]),
     "of another organ": ({"label": "lung"}, ["film0"], ["^box: row 2 .*labelled 'lung', not 'heart'"]),
     "twice": ({"name": "film1"}, ["film1", "film0"], ["^label: row 3 .*second", "^no label"]),
 }
@@ -264,6 +272,20 @@ def test_folders_that_hold_nothing_usable(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no csv of boxes.*x_min"):
         prepare_npy(tmp_path, tmp_path / "out", 32)
     raw = make_folder(tmp_path / "raw")
+    text = (raw / "boxes.csv").read_text()
+    (raw / "boxes.csv").write_text(text.replace(",", ";"))
+    with pytest.raises(FileNotFoundError, match="no csv of boxes lies here .boxes.csv begins with 'name;x_min.*commas"):
+        prepare_npy(raw, tmp_path / "out", 32)
+    monkeypatch.setenv("CARDIAC_DATA", str(raw))
+    folder, _ = find_npy_folder(tmp_path / "data", tmp_path / "artifacts")  # what is wrong, the reader tells
+    assert folder == raw
+    monkeypatch.delenv("CARDIAC_DATA")
+    (raw / "boxes.csv").write_text(text + "film9,1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(ValueError, match=r"boxes\.csv: cannot be read as a csv .*line \d+.*; mend that line"):
+        prepare_npy(raw, tmp_path / "out", 32)
+    (raw / "boxes.csv").write_text(text.upper().replace("FILM", "film"))
+    assert len(prepare_npy(raw, tmp_path / "out", 32).labels) == 8
+    (raw / "boxes.csv").write_text(text)
     shutil.copy(raw / "boxes.csv", raw / "old.csv")
     with pytest.raises(ValueError, match=r"boxes.csv, old.csv all hold boxes"):
         prepare_npy(raw, tmp_path / "out", 32)
