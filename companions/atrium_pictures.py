@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
@@ -65,6 +66,9 @@ def page_of_slices(
     nothing = [None] * len(images)
     for i, ax in zip(range(len(images)), axes.flat, strict=False):
         show_slice(ax, images[i], (truths or nothing)[i], (found or nothing)[i], titles[i] if titles else "")
+    if truths and found:
+        lines = [Line2D([], [], color=LABEL), Line2D([], [], color=PREDICTION, linestyle="--")]
+        figure.legend(lines, ["label", "found"], loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

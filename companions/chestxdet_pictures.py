@@ -52,27 +52,48 @@ def draw_findings(
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(np.atleast_1d(axes).flat, images, strict=False)):
         show_xray(ax, np.asarray(image), titles[i] if titles else "")
+        words = []
         for box, label in zip(truths[i]["boxes"].tolist(), truths[i]["labels"].tolist(), strict=True):
-            draw_box(ax, box, LABEL)
-            _write(ax, image.shape, box, findings[label - 1], LABEL, above=True)
+            draw_box(ax, box, LABEL, "label")
+            words.append((box, findings[label - 1], LABEL))
         if answers is not None:
             answer = answers[i]
             for box, label, score in zip(*(answer[key].tolist() for key in ("boxes", "labels", "scores")), strict=True):
                 if score >= threshold:
-                    draw_box(ax, box, PREDICTION, dashed=True)
-                    _write(ax, image.shape, box, f"{findings[label - 1]} {score:.2f}", PREDICTION, above=False)
+                    draw_box(ax, box, PREDICTION, "found", dashed=True)
+                    words.append((box, f"{findings[label - 1]} {score:.2f}", PREDICTION))
+        _write(ax, image.shape, words, side)
+    drawn = {}
+    for ax in np.atleast_1d(axes).flat:
+        handles, names = ax.get_legend_handles_labels()
+        drawn |= dict(zip(names, handles, strict=True))
+    if "found" in drawn:
+        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=9)
     return figure
 
 
-def _write(ax, shape: tuple[int, int], box: Sequence[float], words: str, colour: str, above: bool) -> None:
-    """Write above or below a box, and never beyond the film's border."""
+def _write(ax, shape: tuple[int, int], words: Sequence[tuple[Sequence[float], str, str]], side: float) -> None:
+    """Write the name of each box at its upper or lower border, where the film and the other names leave room.
+
+    `words` are box, name and colour: labels above their box, what was found below.
+    """
     rows, columns = shape
-    line = 0.06 * rows  # the height of the letters, about
-    y = max(box[1], line) if above else min(box[3], rows - line)
-    x, side = (box[2], "right") if box[0] > 0.6 * columns else (box[0], "left")
-    x, y = min(max(x, 0), columns), min(max(y, 0), rows)
-    ax.text(x, y, words, color=colour, fontsize=7, ha=side, va="bottom" if above else "top",
-            path_effects=DARK_OUTLINE, clip_on=True)  # fmt: skip
+    size = 7  # points, of which an inch has 72
+    high, letter = 1.3 * size / 72 / side * rows, 0.6 * size / 72 / side * columns
+    taken: list[tuple[float, float, float, float]] = []
+    for box, text, colour in words:
+        wide = len(text) * letter
+        left = min(max(box[2] - wide if box[0] > 0.6 * columns else box[0], 0), max(columns - wide, 0))
+        wanted = box[1] - high if colour == LABEL else box[3]
+        places = [wanted + step * high for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
+        places = [min(max(place, 0), rows - high) for place in places]
+        # Where the film is full, names overlap rather than stand far from their box.
+        top = next((y for y in places if not any(
+            left < x_max and left + wide > x_min and y < y_max - 0.1 and y + high > y_min + 0.1
+            for x_min, y_min, x_max, y_max in taken)), places[0])  # fmt: skip
+        taken.append((left, top, left + wide, top + high))
+        ax.text(left, top, text, color=colour, fontsize=size, ha="left", va="top",
+                path_effects=DARK_OUTLINE, clip_on=True)  # fmt: skip
 
 
 def draw_confusion(matrices: dict[str, dict[str, float]]) -> Figure:

@@ -120,6 +120,8 @@ def draw_study(study: optuna.Study) -> list[Figure]:
         slices = np.atleast_1d(plots.plot_slice(study, target_name="recall under the floor")).flat
         history.xaxis.set_major_locator(MaxNLocator(integer=True))
         history.figure.set_size_inches(7, 3)
+        history.set_title("each trial, and the best so far", fontsize=10)
+        slices[0].figure.suptitle("what each setting gave", fontsize=10)
         for ax in slices:
             ax.xaxis.set_minor_formatter(NullFormatter())  # on a narrow logarithmic axis they overprint each other
         slices[0].figure.set_size_inches(13, 2.6)
