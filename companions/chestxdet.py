@@ -251,7 +251,7 @@ def _check_box(box: object) -> tuple[float, ...]:
 
 
 def _read_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
-    """Read NIH films: ill or not by NIH's label; boxes only where RSNA's readers looked."""
+    """Read NIH films: ill by NIH's label or by a box; boxes only where RSNA's readers looked."""
     labels, boxes = (_load_csv(folder / name) for name in NIH_FILES)
     for table, name, wanted in ((labels, NIH_FILES[0], ("file", "nih_label", "rsna_class")),
                                 (boxes, NIH_FILES[1], ("file", "x", "y", "width", "height"))):  # fmt: skip
@@ -276,8 +276,6 @@ def _read_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
             problems.append(Problem(name, "no nih_label; a normal film is labelled 'no finding'"))
         elif names != {NIH_NORMAL} and not names <= NIH_ILL:
             problems.append(Problem(name, f"the nih_label {label!r} is neither {NIH_NORMAL!r} nor one of NIH's"))
-        elif names == {NIH_NORMAL} and opacity is not None:
-            problems.append(Problem(name, f"{len(opacity)} boxes, but the nih_label is {label!r}"))
         elif (opacity is not None) != (row["rsna_class"] == "Lung Opacity"):
             problems.append(Problem(name, f"{0 if opacity is None else len(opacity)} boxes, but the RSNA class is "
                                     f"{row['rsna_class'] if looked_at else 'empty'}"))  # fmt: skip
@@ -289,7 +287,11 @@ def _read_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
                 problems.append(Problem(name, str(error)))
             else:
                 findings = ("Opacity",) * len(found) if looked_at else None
-                films.append(Film(name, "", names != {NIH_NORMAL}, findings, found, box_shape=NIH_BOXES_SIZE))
+                ill = names != {NIH_NORMAL}
+                if found and not ill:  # a radiologist looked for RSNA; NIH's labels were mined from reports
+                    fault = f"{len(found)} boxes, but the nih_label is {label!r}"
+                    problems.append(Problem(name, fault, "taken for ill, with its boxes"))
+                films.append(Film(name, "", ill or bool(found), findings, found, box_shape=NIH_BOXES_SIZE))
         seen.add(name)
     return films, problems
 

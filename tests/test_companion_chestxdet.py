@@ -189,12 +189,13 @@ def test_real_jsons(real_data, tmp_path):
 
 def test_real_nih(real_data):
     films, problems = read_annotations(real_data / "nih")
-    assert len(films) == 797
+    assert len(films) == 800
     # NIH found nothing in these, and RSNA's readers drew a box.
     assert [problem.file for problem in problems] == ["00002649_008.jpg", "00003005_022.jpg", "00003369_013.jpg"]
-    assert all("but the nih_label is 'no finding'" in problem.fault for problem in problems)
-    assert sum(len(film.boxes) for film in films) == 163 - 5
-    assert sum(film.findings is not None for film in films) == 257
+    assert {problem.consequence for problem in problems} == {"taken for ill, with its boxes"}
+    assert sum(film.ill for film in films) == 398 + 3
+    assert sum(len(film.boxes) for film in films) == 163
+    assert sum(film.findings is not None for film in films) == 260
     sides = assign_sides(films)
     homes = pd.DataFrame({"patient": [film.patient for film in films], "side": sides}).groupby("patient")["side"]
     assert homes.nunique().max() == 1
@@ -399,7 +400,9 @@ def test_nih_contradictions(tmp_path):
         tmp_path / "opacity_boxes_512.csv", index=False
     )
     films, problems = read_annotations(tmp_path)
-    assert [(film.name[7], film.ill, len(film.boxes)) for film in films] == [("5", True, 0), ("8", True, 1)]
+    assert [(film.name[7], film.ill, len(film.boxes)) for film in films] == [
+        ("5", True, 0), ("7", True, 1), ("8", True, 1)
+    ]  # fmt: skip
     faults = {problem.file[7:8]: problem.fault for problem in problems}
     assert "the nih_label 'ill' is neither" in faults["4"]
     assert "several rows in labels.csv that say different things" in faults["6"]
@@ -413,13 +416,12 @@ def test_nih_contradictions(tmp_path):
     )
     with pytest.raises(ValueError, match="no annotation can be used"):
         read_annotations(tmp_path)
-    table.loc[0, "rsna_class"] = "Normal"
-    table.loc[3, "rsna_class"] = "Normal"
+    table.loc[[0, 3], "rsna_class"] = "Normal"
     table.to_csv(tmp_path / "labels.csv", index=False)
     films, problems = read_annotations(tmp_path)
     assert [film.name for film in films] == ["00000001_000.jpg"]
     faults = " | ".join(problem.fault for problem in problems)
-    for words in ("no row in labels.csv", "1 boxes, but the nih_label is 'no finding'", "no nih_label",
+    for words in ("no row in labels.csv", "1 boxes, but the RSNA class is Normal", "no nih_label",
                   "a second row", "without a file name"):  # fmt: skip
         assert words in faults
     (tmp_path / "labels.csv").write_text("file,nih_label\nx,y\n")
