@@ -46,7 +46,10 @@ class Prepared:
             lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
         unused = self.labels["split"].eq("unused").sum()
         if unused:
-            lines.append(f"  {unused} are prepared but used for nothing: known wrong labels, or patients on both sides")
+            lines.append(
+                f"  {unused} are prepared but used for nothing: known wrong labels, patients on both "
+                "sides, or films beside the folders of the sides"
+            )
         if counts["low_contrast"]:
             pale = ", ".join(self.pale[:5]) + (", ..." if len(self.pale) > 5 else "")
             lines.append(f"{len(self.pale)} of them have hardly any contrast, and are used all the same: {pale}")
