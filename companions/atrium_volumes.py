@@ -32,6 +32,7 @@ EXPECTED = (
     "imagesTr/*.nii.gz and labelsTr/*.nii.gz, as in the unpacked Task02_Heart, or subjects as *.npz files with the "
     "arrays image and mask"
 )
+SPACINGS = (0.1, 20.0)  # mm; what lies outside was given in another unit
 LARGEST_SHARE = 0.5  # of a volume that its mask may cover; of the Decathlon's an atrium is 1 to 2 %
 FIELD = 256  # pixels: 320 less 32 on each side, the crop of the published exercise
 
@@ -212,6 +213,9 @@ def prepare(name: str, image: NDArray, label: NDArray, spacing: Sequence[float],
     """
     if len(spacing) != 3 or not all(0 < side < np.inf for side in spacing):
         raise VolumeError(f"its spacing is {tuple(spacing)}: three positive numbers in mm are wanted")
+    if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
+        low, high = SPACINGS
+        raise VolumeError(f"its spacing is {tuple(spacing)}: of a heart's MRI it lies between {low} and {high} mm")
     for what, array in (("image", image), ("mask", label)):
         if array.dtype.kind not in "biuf":
             raise VolumeError(f"the {what} is of the type {array.dtype}: numbers, one a voxel, are wanted")

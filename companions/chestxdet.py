@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from companions.pneumonia_films import nih_patient
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes, scale_boxes
 from heartbox.contrast import even_contrast, shows_nothing
 from heartbox.layouts import look_for_data
@@ -112,8 +113,7 @@ class Film:
     @property
     def patient(self) -> str:
         """Who it is of: NIH's names begin with the patient's eight digits; else each film counts as one."""
-        found = re.match(r"(\d{8})_\d{3}\.", self.name)
-        return found[1] if found else self.name
+        return nih_patient(self.name) or self.name
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _read_jsons(folder: Path, names: dict[str, str]) -> tuple[list[Film], list[P
 
 def _load_json(path: Path) -> list:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"{path}: cannot be read as JSON ({error}); fetch it again") from error
     if not isinstance(entries, list):
@@ -256,7 +256,9 @@ def _read_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
     for table, name, wanted in ((labels, NIH_FILES[0], ("file", "nih_label", "rsna_class")),
                                 (boxes, NIH_FILES[1], ("file", "x", "y", "width", "height"))):  # fmt: skip
         if missing := [column for column in wanted if column not in table]:
-            raise ValueError(f"{folder / name}: column {', '.join(missing)} is missing")
+            raise ValueError(
+                f"{folder / name}: column {', '.join(missing)} is missing; columns are separated by commas"
+            )
     drawn = {name: rows for name, rows in boxes.groupby("file")}
     problems = [Problem(str(name), "boxes, but no row in labels.csv") for name in sorted(set(drawn) - set(labels.file))]
     said = labels.groupby("file")[["nih_label", "rsna_class"]].nunique(dropna=False).max(axis=1)

@@ -5,9 +5,9 @@ Knows files, boxes and torch's datasets; no networks. What may lie in the raw fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from companions.chestxdet import (
 )
 from heartbox.boxes import EDGES, box_areas
 from heartbox.contrast import EVEN
-from heartbox.files import complete_or_absent
+from heartbox.files import complete_or_absent, keep_apart
 from heartbox.folds import assign_folds
 from heartbox.parallel import parallel_map
 from heartbox.xray import resize_xray
@@ -172,6 +172,7 @@ def prepare(
         As :func:`read_annotations`; and ValueError if a side is left without ill or without normal films.
     """
     out = Path(out)
+    keep_apart(folder, out)
     films, problems = read_annotations(folder)
     films, missing = match_images(folder, films, problems)
     films, shared = part_patients(films)
@@ -183,11 +184,18 @@ def prepare(
             f"{len(films)} films have both annotation and image; at least 10 are needed. "
             f"{_why(problems)} The images are a separate download: put their folders beside the annotations."
         )
+    others = len({film.patient for film in films if film.split != "test"})
+    if others < 5:
+        raise ValueError(
+            f"{folder}: films of {others} patients are left to learn from and to validate; at least 5 are needed. "
+            f"{_why(problems)}"
+        )
     checksum = _fingerprint(films, size, findings, seed, fold, even)
     if (out / "stats.json").is_file():
-        ready = Collection.load(out)
-        if ready.stats["checksum"] == checksum:
-            return ready
+        with contextlib.suppress(OSError, ValueError, KeyError):  # what is damaged is made anew
+            ready = Collection.load(out)
+            if ready.stats["checksum"] == checksum:
+                return ready
         (out / "stats.json").unlink()
     # Sides are given before images are read, so that one broken image moves no other film.
     sides = assign_sides(films, seed, fold)
@@ -217,7 +225,6 @@ def prepare(
     stats |= {"contrast": EVEN} if even else {}
     if not stats["findings"]:
         raise ValueError(f"{folder}: no training film has one of {', '.join(wanted)}: nothing could be learnt")
-    shutil.rmtree(out, ignore_errors=True)
     with complete_or_absent(out / "images.npy") as part:
         np.save(part, np.stack(images))
     columns = {"films": table, "boxes": pd.DataFrame(boxes, columns=["film", "finding", *EDGES]),

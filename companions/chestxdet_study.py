@@ -124,5 +124,5 @@ def draw_study(study: optuna.Study) -> list[Figure]:
         slices[0].figure.suptitle("what each setting gave", fontsize=10)
         for ax in slices:
             ax.xaxis.set_minor_formatter(NullFormatter())  # on a narrow logarithmic axis they overprint each other
-        slices[0].figure.set_size_inches(13, 2.6)
+        slices[0].figure.set_size_inches(14.5, 2.6)
     return [history.figure, slices[0].figure]

@@ -15,9 +15,9 @@ import pandas as pd
 
 from heartbox import layouts
 from heartbox.boxes import EDGES, as_boxes, box_from_xywh, clip_boxes, scale_boxes
-from heartbox.contrast import SMALLEST, has_low_contrast
+from heartbox.contrast import SMALLEST, has_low_contrast, shows_nothing
 from heartbox.detector import as_xray
-from heartbox.files import complete_or_absent
+from heartbox.files import complete_or_absent, keep_apart
 from heartbox.phantom import render, sample_subject
 from heartbox.prepare import Prepared, prepare, split_by_patient
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, write_processed
@@ -26,7 +26,9 @@ from heartbox.xray import MAX_PIXELS, resize_xray
 CORNERS = ("name", *EDGES)
 SIZES = ("name", "x0", "y0", "w", "h")  # as the published exercise writes its boxes
 FRAME = ("img_shape_x", "img_shape_y")  # of the image that its boxes were drawn in
-SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
+SIDES = {"train": "train", "training": "train"}
+SIDES |= dict.fromkeys(("val", "valid", "validate", "validation"), "val")
+PATIENT = ("patient", "patientid", "patient_id")
 NPY = (
     "images as .npy files, at will in train/ and val/, and beside them one csv with the columns "
     f"{','.join(CORNERS)} (or {','.join(SIZES)})"
@@ -104,9 +106,10 @@ def find_npy_folder(default: str | Path, artifacts: str | Path, count: int = 200
         where = f"{default.name}/" if folder == default else "the folder that CARDIAC_DATA names"
         if layout == "npy":
             return folder, f"Data: the .npy images in {where}."
-        prepare(folder, artifacts / "prepared", seed=seed)
+        prepared = prepare(folder, artifacts / "prepared", seed=seed)
         export_npy(artifacts / "prepared", artifacts / "npy")
-        return artifacts / "npy", f"Data: the {layout.upper()} layout in {where}, written out as .npy."
+        said = f"Data: the {layout.upper()} layout in {where}, written out as .npy.\n{prepared.summary()}"
+        return artifacts / "npy", said
     sample = default.with_name(f"{default.name}-sample")
     write_sample(sample, count, size, seed)
     return sample, f"Data: nothing in {default.name}/, so {count} synthetic films were made in {sample.name}/."
@@ -256,11 +259,19 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
     for path in images:
         at.setdefault(path.stem, []).append(path)
     films, problems, seen = [], [], set()
+    keys = [key for key in (*EDGES, *SIZES[1:], *FRAME) if key in table]
+    names = table["name"].map(_image_name)
+    differ = table[keys].groupby(names).nunique().max(axis=1) > 1
     for row, record in enumerate(table.to_dict("records")):
-        name = PurePosixPath(str(record["name"]).strip().replace("\\", "/")).name.removesuffix(".npy")
+        name = names[row]
         where = f"row {row + 2} of {tables[0].name}"
         if not name:
             problems.append((where, "label: it names no image"))
+            continue
+        if differ[name]:
+            if name not in seen:
+                problems.append((name, f"label: {where} is one of several for this image, and their boxes differ"))
+            seen.add(name)
             continue
         if name in seen:
             problems.append((name, f"label: {where} is a second one for the same image; the first is used"))
@@ -277,12 +288,17 @@ def list_npy_films(folder: str | Path) -> tuple[list[NpyFilm], list[tuple[str, s
         except ValueError as error:
             problems.append((name, f"box: {where}: {error}"))
             continue
-        patient = record.get("patient", "").strip() or name
+        patient = next((record[key].strip() for key in PATIENT if record.get(key)), name)
         films.append(NpyFilm(name, patient, found[0], box, frame))
     labelled = seen  # also those whose label cannot be used: they are named already
     unlabelled = [path.stem for path in images if path.stem not in labelled]
     problems += [(name, f"no label: {tables[0].name} has no row for it") for name in unlabelled]
     return films, problems
+
+
+def _image_name(written: str) -> str:
+    """Return the file name, without folder and ending, of what a csv calls an image."""
+    return PurePosixPath(written.strip().replace("\\", "/")).name.removesuffix(".npy")
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -305,7 +321,9 @@ def _first_line(path: Path) -> str:
 
 def _images(folder: Path) -> list[Path]:
     """Return the ``.npy`` files of a folder and of the folders in it, three deep."""
-    return sorted(path for depth in range(4) for path in folder.glob("*/" * depth + "*.npy"))
+    found = (path for depth in range(4) for path in folder.glob("*/" * depth + "*.npy"))
+    # "._x.npy" is macOS's shadow of x.npy; a link may lead nowhere.
+    return sorted(path for path in found if not path.name.startswith("._") and path.is_file())
 
 
 def _read_box(record: dict) -> tuple[tuple[float, ...], tuple[int, int] | None]:
@@ -370,6 +388,7 @@ def prepare_npy(
         As :func:`list_npy_films`, and if no image can be used or one side of the split is empty.
     """
     folder = Path(folder)
+    keep_apart(folder, out)
     films, problems = list_npy_films(folder)
     used: list[NpyFilm] = []
 
@@ -399,6 +418,8 @@ def prepare_npy(
 
 def _prepare_film(film: NpyFilm, size: int) -> ProcessedFilm:
     image = read_npy(film.path)
+    if fault := shows_nothing(image):
+        raise ValueError(f"pixels: {fault}; save the film itself")
     frame = film.frame or image.shape
     box = clip_boxes(film.box, frame)
     over = np.abs(box - film.box).max()

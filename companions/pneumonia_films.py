@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,12 @@ def list_films(folder: str | Path) -> tuple[list[Film], list[Problem]]:
     return sorted(films, key=lambda film: film.name), problems
 
 
+def nih_patient(name: str) -> str:
+    """Return the patient that NIH's file names begin with (eight digits, then the number of the film), or ""."""
+    found = re.match(r"(\d{8})_\d{3}(?!\d)", name)
+    return found[1] if found else ""
+
+
 def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
     table = _read_table(folder / RSNA_LABELS, ("patientId", *BOX_COLUMNS, "Target"))
     classes, origins = {}, {}
@@ -153,8 +160,12 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
         classes = dict(zip(rows["patientId"], rows["class"], strict=True))
     if (folder / RSNA_ORIGINS).is_file():
         origins = _read_origins(folder / RSNA_ORIGINS)
-    paths = {path.stem: path for path in _files(folder / RSNA_IMAGES, "*.dcm")}
+    paths = {path.stem: path for path in _files(folder / RSNA_IMAGES, ".dcm")}
     films, problems = [], _without_label(paths, table["patientId"], RSNA_LABELS)
+    unknown = [name for name in paths if name not in origins] if (folder / RSNA_ORIGINS).is_file() else []
+    if unknown:
+        reason = f"{len(unknown)} of {len(paths)} images are not in it, such as {unknown[0]}: each counts as a patient"
+        problems.append(Problem(RSNA_ORIGINS, "patient unknown", reason))
     for name, rows in _grouped(table, "patientId"):
         targets = {row["Target"].removesuffix(".0") for row in rows}
         boxes = [values for row in rows if any(values := tuple(row[column] for column in BOX_COLUMNS))]
@@ -165,6 +176,9 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
             problems.append(Problem(name, "contradiction", f"Target is 0 and 1 in its {len(rows)} rows"))
         elif targets == {"0"} and boxes:
             problems.append(Problem(name, "contradiction", "Target is 0 and yet there is a box"))
+        elif name in classes and (classes[name] == READER_OPACITY) != (targets == {"1"}):
+            reason = f"Target is {min(targets)}, and {RSNA_CLASSES} says {classes[name]!r}"
+            problems.append(Problem(name, "contradiction", reason))
         elif name not in paths:
             problems.append(_without_image(name, f"{RSNA_IMAGES}/{name}.dcm"))
         else:
@@ -172,7 +186,7 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
             if targets == {"1"} and not boxes:
                 faults = [Problem(name, "box", "Target is 1 and there is no box; the label is used")]
             problems += faults
-            patient = origins.get(name, "").partition("_")[0]
+            patient = nih_patient(origins.get(name, ""))
             films.append(
                 Film(name, paths[name], int(*targets), kept, patient=patient, reader_class=classes.get(name, ""))
             )
@@ -181,7 +195,7 @@ def _list_rsna(folder: Path) -> tuple[list[Film], list[Problem]]:
 
 def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
     table = _read_table(folder / NIH_LABELS, ("file", "nih_label"))
-    paths = {path.name: path for path in _files(folder / NIH_IMAGES, "*")}
+    paths = {path.name: path for path in _files(folder / NIH_IMAGES)}
     boxes, views = {}, {}
     if (folder / NIH_BOXES).is_file():
         boxes = dict(_grouped(_read_table(folder / NIH_BOXES, ("file", *BOX_COLUMNS)), "file"))
@@ -194,8 +208,9 @@ def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
     for name, rows in _grouped(table, "file"):
         labels = {row["nih_label"].lower() for row in rows}
         stem = Path(name).stem
-        patient, _, number = stem.partition("_")
-        if len(labels) > 1:
+        if not name:
+            problems.append(Problem(NIH_LABELS, "unusable label", f"{len(rows)} of its rows name no file"))
+        elif len(labels) > 1:
             words = " and ".join(repr(label) for label in sorted(labels))
             problems.append(Problem(name, "contradiction", f"its {len(rows)} rows say {words}"))
         elif not labels <= set(NIH_TARGETS):
@@ -211,18 +226,19 @@ def _list_nih(folder: Path) -> tuple[list[Film], list[Problem]]:
             kept, faults = _boxes(name, found)
             problems += faults
             about = {
-                "patient": patient,
+                "patient": nih_patient(stem),
                 "view": (rows[0].get("view") or views.get(stem, "")).upper(),
                 "reader_class": rows[0].get("rsna_class", ""),
-                "follow_up": int(number) if number.isdigit() else None,
+                "follow_up": int(stem.partition("_")[2]) if nih_patient(stem) else None,
             }
             films.append(Film(stem, paths[name], NIH_TARGETS[labels.pop()], kept, NIH_FRAME, **about))
     return films, problems
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def _files(folder: Path, ending: str = "") -> list[Path]:
     """Return the files of a folder; no hidden ones, such as macOS's shadows, and no links that lead nowhere."""
-    return [path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file()]
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ending or not ending]
+    return [path for path in found if not path.name.startswith(".") and path.is_file()]
 
 
 def _grouped(table: pd.DataFrame, key: str) -> Iterable[tuple[str, list[dict[str, str]]]]:
@@ -269,7 +285,8 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise ValueError(
-            f"{path}: column {', '.join(missing)} is missing; its first line must name {','.join(columns)}"
+            f"{path}: column {', '.join(missing)} is missing; its first line must name {','.join(columns)}, "
+            "separated by commas"
         )
     table = table.fillna("")  # of a row that is too short
     return table.apply(lambda column: column.str.strip().replace({"nan": "", "NaN": ""}))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from companions.pneumonia_films import Film, Problem, list_films, recognise_layout
 from heartbox.boxes import clip_boxes, scale_boxes
 from heartbox.contrast import EVEN, even_contrast, shows_nothing
-from heartbox.files import complete_or_absent
+from heartbox.files import complete_or_absent, keep_apart
 from heartbox.parallel import parallel_map
 from heartbox.prepare import split_by_patient
 from heartbox.processed import write_npy_header
@@ -135,6 +135,7 @@ def prepare(
         If a table cannot be used, or if the readable films have not both answers on both sides of the split.
     """
     folder, out = Path(folder), Path(out)
+    keep_apart(folder, out)
     layout = recognise_layout(folder)
     films, problems = list_films(folder)
     if limit is not None and limit < len(films):
@@ -187,7 +188,10 @@ def _identity(films: Sequence[Film], problems: Sequence[Problem], size: int, eve
 def _is_finished(out: Path, identity: str) -> bool:
     if not (out / "stats.json").is_file() or not (out / IMAGES).is_file():
         return False
-    return json.loads((out / "stats.json").read_text(encoding="utf-8")).get("identity") == identity
+    try:
+        return json.loads((out / "stats.json").read_text(encoding="utf-8")).get("identity") == identity
+    except ValueError:  # damaged: made anew
+        return False
 
 
 def _read_film(task: tuple[Film, int, bool]) -> tuple[bytes, dict]:

@@ -1,4 +1,4 @@
-"""Writing files so that each is complete or absent, whatever stops the program half-way.
+"""Writing files so that each is complete or absent, whatever stops the program half-way, and none over what is read.
 
 Knows nothing of what it writes.
 """
@@ -8,6 +8,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def keep_apart(source: str | Path, out: str | Path) -> None:
+    """Refuse a folder to write to that is the one that is read: files of one name would be lost.
+
+    Raises
+    ------
+    ValueError
+        If both are one folder.
+    """
+    source, out = Path(source).resolve(), Path(out).resolve()
+    if source == out:
+        raise ValueError(f"{out}: this is where the raw files lie; give the prepared ones a folder of their own")
 
 
 @contextlib.contextmanager

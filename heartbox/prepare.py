@@ -18,6 +18,7 @@ import pandas as pd
 
 from heartbox.boxes import box_from_mask, clip_boxes, scale_boxes
 from heartbox.contrast import EVEN, even_contrast, has_low_contrast
+from heartbox.files import keep_apart
 from heartbox.layouts import Film, list_films, recognise_layout
 from heartbox.parallel import parallel_map
 from heartbox.processed import BOX_COLUMNS, ProcessedFilm, outlines_and_coverage, write_processed
@@ -209,6 +210,7 @@ def prepare(
         If no film can be read, or all are of one patient.
     """
     folder, out = Path(folder), Path(out)
+    keep_apart(folder, out)
     layout = recognise_layout(folder)
     films, problems = list_films(folder)
     if limit is not None and limit < len(films):

@@ -239,6 +239,7 @@ def test_what_dataset_json_names_must_be_there(tmp_path):
         ({"image": IMAGE, "mask": MASK, "spacing": [1.0, -1.0, 1.0]}, "three positive numbers"),
         ({"image": IMAGE, "mask": MASK, "spacing": [1.0, np.nan, 1.0]}, "three positive numbers"),
         ({"image": IMAGE, "mask": MASK, "spacing": ["a", "b", "c"]}, "spacing is ['a', 'b', 'c']: three positive"),
+        ({"image": IMAGE, "mask": MASK, "spacing": [0.00137, 0.00125, 0.00125]}, "between 0.1 and 20.0 mm"),
         ({"image": IMAGE.astype(float) * 1e300, "mask": MASK}, "beyond 32 bits"),
         ({"image": IMAGE * 1j, "mask": MASK}, "complex128: numbers, one a voxel"),
         ({"image": IMAGE.astype(str), "mask": MASK}, "numbers, one a voxel"),

@@ -281,6 +281,25 @@ def test_a_box_that_is_a_rounding_too_far_is_clipped(tmp_path):
     assert box.tolist() == [0, 10, 30, 64]
 
 
+def test_only_what_was_prepared_is_ever_replaced(tmp_path):
+    folder = write_folder(tmp_path / "raw", many(0, 20), many(50, 6))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="where the raw files lie"):
+        prepare(folder, folder, size=32)
+    prepare(folder, folder / "train_data", size=32)  # of all places
+    prepare(folder, folder / "train_data", size=64)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_damaged_prepared_folder_is_made_anew(tmp_path):
+    folder = write_folder(tmp_path / "raw", many(0, 20), many(50, 6))
+    prepare(folder, tmp_path / "out", size=32)
+    (tmp_path / "out" / "stats.json").write_text("{")
+    prepare(folder, tmp_path / "out", size=32)
+    (tmp_path / "out" / "boxes.csv").unlink()
+    assert len(prepare(folder, tmp_path / "out", size=32).films) == 26
+
+
 def test_images_that_are_broken_or_unknown(tmp_path):
     folder = write_folder(tmp_path / "raw", many(0, 24), many(50, 6))
     whole = (folder / "train_data" / "1.png").read_bytes()
@@ -365,6 +384,9 @@ def test_what_is_refused_as_a_whole(tmp_path):
         prepare(folder("cut", '[{"file_name": ', many(50, 6)), tmp_path / "out")
     with pytest.raises(ValueError, match=r"test\.json: a list of entries is expected"):
         prepare(folder("dict", many(0, 20), {}), tmp_path / "out")
+    few = write_folder(tmp_path / "few", [*many(0, 3), *[BAD["unknown finding"][0]] * 20], many(50, 10))
+    with pytest.raises(ValueError, match="few: films of 3 patients are left .* unknown finding"):
+        prepare(few, tmp_path / "out", size=32)
     with pytest.raises(ValueError, match="no annotation can be used; the first reason"):
         prepare(folder("none", [BAD["null for a list"][0]], [7]), tmp_path / "out")
     healthy = write_folder(tmp_path / "healthy", [entry(f"{k}.png") for k in range(20)], many(50, 6))

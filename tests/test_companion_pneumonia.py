@@ -149,6 +149,45 @@ def test_rsna_patients_from_the_published_matching(rsna):
             pneumonia_films.list_films(rsna)
 
 
+def test_a_mapping_of_other_films_is_named(rsna):
+    entries = [{"subset_img_id": name, "img_id": f"0000000{name}_000.png"} for name in "12"]
+    entries.append({"subset_img_id": "a", "img_id": "00000001_000.png"})
+    (rsna / pneumonia_films.RSNA_ORIGINS).write_text(json.dumps(entries))
+    ((name, reason),) = problems_of(rsna, "patient unknown")
+    assert name == pneumonia_films.RSNA_ORIGINS
+    assert reason.startswith("7 of 8 images are not in it")
+
+
+def test_what_readers_said_must_fit_the_target(rsna):
+    rows = ["patientId,class", "a,Normal", "b,Lung Opacity", "e,Lung Opacity", "f,No Lung Opacity / Not Normal"]
+    (rsna / pneumonia_films.RSNA_CLASSES).write_text("\n".join(rows) + "\n")
+    assert [name for name, _ in problems_of(rsna, "contradiction")] == ["a", "e"]
+
+
+def test_a_name_that_is_not_nihs_says_nothing_of_the_patient(nih):
+    for path in sorted((nih / "images").iterdir()):
+        path.rename(path.with_name(path.name.replace("0000000", "film")))
+    for name in ("labels.csv", "opacity_boxes_512.csv"):
+        (nih / name).write_text((nih / name).read_text().replace("0000000", "film"))
+    films = pneumonia_films.list_films(nih)[0]
+    assert [film.name for film in films][:2] == ["film1_000", "film1_007"]
+    assert {film.patient for film in films} == {""}
+    assert quiet(nih, nih / "out", size=32).labels["patient"].nunique() == 6
+
+
+def test_the_raw_folder_is_not_written_to(nih):
+    before = (nih / "labels.csv").read_bytes()
+    with pytest.raises(ValueError, match="where the raw files lie"):
+        quiet(nih, nih, size=32)
+    assert (nih / "labels.csv").read_bytes() == before
+
+
+def test_damaged_statistics_are_made_anew(rsna):
+    quiet(rsna, rsna / "out", size=32)
+    (rsna / "out" / "stats.json").write_text("{")
+    assert len(quiet(rsna, rsna / "out", size=32).labels) == 8
+
+
 def test_a_label_without_an_image_and_an_image_without_a_label(rsna):
     (rsna / pneumonia_films.RSNA_IMAGES / "a.dcm").unlink()
     write_rsna(rsna, rsna_rows(rsna)[:-1])

@@ -236,7 +236,6 @@ BAD_LABELS = {
     "corner and size": ({"x0": 1, "y0": 2, "w": 9, "h": 9}, ["film0"], ["^box: row 2 .*its size say different things"]),
     "without a name": ({"name": ""}, ["row 2 of boxes.csv", "film0"], ["^label: it names no image", "^no label"]),
     "of another organ": ({"label": "lung"}, ["film0"], ["^box: row 2 .*labelled 'lung', not 'heart'"]),
-    "twice": ({"name": "film1"}, ["film1", "film0"], ["^label: row 3 .*second", "^no label"]),
 }
 
 
@@ -258,6 +257,36 @@ def test_a_hair_over_the_border_is_rounding(tmp_path):
     done = prepare_npy(raw, tmp_path / "out", 48)
     assert len(done.skipped) == 0
     assert done.labels["heart_x_max"][0] == 48
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_rows_for_one_image(tmp_path, same):
+    raw = make_folder(tmp_path / "raw")
+    table = pd.read_csv(raw / "boxes.csv")
+    second = table.iloc[[1]].assign(x_max=table["x_max"][1] + (0 if same else 2))
+    pd.concat([table, second]).to_csv(raw / "boxes.csv", index=False)
+    done = prepare_npy(raw, tmp_path / "out", 32)
+    assert len(done.labels) == 7 + same  # which of two boxes is right, nobody can tell
+    expected = "second one for the same image; the first is used" if same else "one of several .* their boxes differ"
+    assert done.skipped["reason"].str.contains(expected).tolist() == [True]
+
+
+def test_the_raw_folder_is_not_written_to(tmp_path):
+    raw = make_folder(tmp_path / "raw")
+    with pytest.raises(ValueError, match="where the raw files lie"):
+        prepare_npy(raw, raw, 32)
+
+
+def test_what_is_no_image_among_images(tmp_path):
+    raw = make_folder(tmp_path / "raw")
+    (raw / "images" / "folder.npy").mkdir()
+    (raw / "images" / "._film1.npy").write_bytes(b"shadow")
+    (raw / "images" / "film0.npy").unlink()
+    (raw / "images" / "film0.npy").symlink_to(tmp_path / "nowhere.npy")
+    np.save(raw / "images" / "film1.npy", np.zeros((40, 48)))
+    done = prepare_npy(raw, tmp_path / "out", 32)
+    assert done.skipped["name"].tolist() == ["film0", "film1"]
+    assert done.skipped["reason"].str.contains("^no image|one even grey").all()
 
 
 def test_two_images_of_one_name(tmp_path):

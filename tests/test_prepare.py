@@ -352,6 +352,8 @@ def test_a_stopped_run_leaves_no_mixture(tmp_path, monkeypatch):
 
 def test_films_without_contrast_are_counted(tmp_path):
     write_rsna(tmp_path / "raw", 4)  # flat grey, all of them
+    with pytest.raises(ValueError, match="where the raw files lie"):
+        prepare(tmp_path / "raw", tmp_path / "raw")
     prepared = run(tmp_path / "raw", tmp_path / "out")
     assert prepared.stats["counts"]["low_contrast"] == 4
     assert "4 of them have hardly any contrast" in prepared.summary()
