@@ -190,7 +190,7 @@ def list_films(folder: str | Path) -> tuple[list[Film], list[tuple[str, str]]]:
 
 def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, str]]]:
     table = _read_table(folder / RSNA_CSV)
-    films, problems, seen = [], [], set()
+    films, problems, seen, doubtful = [], [], {}, set()
     for row, record in enumerate(table.to_dict("records")):
         name = str(record["name"]).strip().removesuffix(".dcm")
         where = f"row {row + 2} of the csv"
@@ -207,8 +207,12 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
             problems.append((name, f"{where}: a box is four numbers in a frame of two ({error})"))
             continue
         path = folder / RSNA_IMAGES / f"{name}.dcm"
-        if name in seen:
+        truth = (*heart, *(thorax or ()), *shape)
+        if name in seen and np.allclose(seen[name], truth, equal_nan=True):
             problems.append((name, "a second row for the same image; the first is used"))
+        elif name in seen:
+            problems.append((name, f"{where}: a second row for the same image, with another box; none is used"))
+            doubtful.add(name)
         elif not path.is_file():
             problems.append((name, f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
         elif not box_areas(heart) > 0:
@@ -220,8 +224,8 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[Film], list[tuple[str, s
             problems.append((name, f"{where}: the box reaches outside the image"))
         else:
             films.append(Film(name, layout, path, row, tuple(heart), thorax, shape))
-        seen.add(name)
-    return films, problems
+        seen.setdefault(name, truth)
+    return [film for film in films if film.name not in doubtful], problems
 
 
 def _read_table(path: Path) -> pd.DataFrame:

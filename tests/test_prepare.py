@@ -266,24 +266,26 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path):
 
 
 def test_bad_films_are_skipped_with_their_reason(tmp_path):
-    table = write_rsna(tmp_path / "raw", 12)
+    table = write_rsna(tmp_path / "raw", 14)
     folder = tmp_path / "raw" / "stage_2_train_images"
     (folder / "film-1.dcm").write_bytes((folder / "film-1.dcm").read_bytes()[:600])  # cut off
     (folder / "film-2.dcm").write_text("not a film")
     (folder / "film-3.dcm").unlink()
     table.loc[4, ["x0", "y0", "w", "h"]] = [300, 10, 20, 20]
     table.loc[5, "w"] = 0
+    table = table.astype(dict.fromkeys(("x0", "y0", "w", "h"), float))
+    table.loc[0, ["x0", "y0", "w", "h"]] = [0.1, 0.2, 0.3, 0.4]
     table.loc[6, "x0"] = np.nan
     table.loc[7, "label"] = "lung"
     table = table.astype({"img_shape_x": object})
     table.loc[8, "img_shape_x"] = "wide"
     table.loc[9, "w"] = 900
     table.loc[10, "name"] = "film-10.dcm"  # a name with its ending is understood
-    table = pd.concat([table, table.tail(1)])
+    table = pd.concat([table, table[11:12], table[10:11].assign(w=33)])
     table.to_csv(tmp_path / "raw" / "rsna_heart_detection.csv", index=False)
     prepared = run(tmp_path / "raw", tmp_path / "out")
     reasons = dict(zip(prepared.skipped["name"], prepared.skipped["reason"], strict=True))
-    assert set(reasons) == {f"film-{i}" for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)}
+    assert set(reasons) == {f"film-{i}" for i in range(12)}
     assert reasons["film-1"].startswith("film-1.dcm")  # named without the folders of this machine
     assert "row 9 of the csv: the label is 'lung'" in reasons["film-7"]
     assert "row 10 of the csv: a box is four numbers" in reasons["film-8"]
@@ -291,9 +293,11 @@ def test_bad_films_are_skipped_with_their_reason(tmp_path):
     assert "no stage_2_train_images/film-3.dcm" in reasons["film-3"]
     assert "outside the image" in reasons["film-4"]
     assert "empty" in reasons["film-5"]
-    assert "second row" in reasons["film-11"]
-    assert prepared.stats["counts"]["skipped"] == 10
-    assert "10 skipped" in prepared.summary()
+    assert reasons["film-11"] == "a second row for the same image; the first is used"
+    assert reasons["film-10"].endswith("a second row for the same image, with another box; none is used")
+    assert "less than a pixel" in reasons["film-0"]
+    assert prepared.stats["counts"]["skipped"] == 12
+    assert "12 skipped" in prepared.summary()
     assert len(np.load(tmp_path / "out" / "images.npy")) == len(prepared.labels) == 3
     assert pd.read_csv(tmp_path / "out" / "skipped.csv")["name"].tolist() == prepared.skipped["name"].tolist()
 
