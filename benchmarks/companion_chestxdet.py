@@ -105,7 +105,7 @@ def as_markdown(folds: list[dict], wanted: int, recipe: Detection) -> str:
         f"{folds[0]['layout']} films, seed {SEED}, {split}; {len(folds)} of {wanted} folds measured. Settings,",
         "thresholds and nothing else were chosen on a validation side of other patients. "
         f"{folds[0]['problems']} problems in the data.",
-        "Written by `python benchmarks/companion_chestxdet.py DATA`.",
+        f"Written by `python benchmarks/companion_chestxdet.py DATA --epochs {recipe.epochs}`.",
         "",
         f"**Stage 1, normal or not**: {len(ill)} films, {int(ill.sum())} ill; small CNN at {SIZE} px, {TRIALS} trials",
         f"of {TRIAL_EPOCHS} epochs, then {FINAL_EPOCHS} epochs; floor on specificity {FLOOR} on the validation side.",
