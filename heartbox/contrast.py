@@ -37,9 +37,9 @@ def even_contrast(image: NDArray) -> NDArray[np.float32]:
         negative of the result.
     """
     image = np.asarray(image, dtype=np.float32)
-    if is_flat(image):
-        return image
     low, high = np.percentile(image, ENDS)
+    if high - low < FLAT:  # as is_flat, whose percentiles are needed here
+        return image
     stretched = np.clip((image - low) / (high - low), 0.0, 1.0)
     _, grey, counts = np.unique(image, return_inverse=True, return_counts=True)
     # The middle rank of the pixels that share a grey.

@@ -396,17 +396,17 @@ def test_what_is_refused_as_a_whole(tmp_path):
         prepare(tmp_path, tmp_path / "out")
 
 
-def test_nih_contradictions(tmp_path):
-    rows = [
-        ("00000001_000.jpg", "pneumonia", "Lung Opacity"),
-        ("00000002_000.jpg", "no finding", "Normal"),
-        ("00000003_000.jpg", "", "Normal"),
-        ("00000002_000.jpg", "no finding", ""),
-        ("", "no finding", ""),
-    ]
+def write_nih(folder: Path, rows: list, boxes: list) -> pd.DataFrame:
+    """Write the two tables of NIH films without images; return that of the labels."""
     table = pd.DataFrame(rows, columns=["file", "nih_label", "rsna_class"])
-    table.to_csv(tmp_path / "labels.csv", index=False)
-    rows += [
+    table.to_csv(folder / "labels.csv", index=False)
+    boxes = pd.DataFrame(boxes, columns=["file", "x", "y", "width", "height"])
+    boxes.to_csv(folder / "opacity_boxes_512.csv", index=False)
+    return table
+
+
+def test_nih_labels_and_boxes(tmp_path):
+    rows = [
         ("00000004_000.jpg", "ill", ""),
         ("00000005_000.jpg", "Effusion|Pleural_Thickening", ""),
         ("00000006_000.jpg", "pneumonia", ""),
@@ -415,12 +415,7 @@ def test_nih_contradictions(tmp_path):
         ("00000008_000.jpg", "pneumonia", "Lung Opacity"),
         ("00000008_000.jpg", "pneumonia", "Lung Opacity"),
     ]
-    table = pd.DataFrame(rows, columns=["file", "nih_label", "rsna_class"])
-    table.to_csv(tmp_path / "labels.csv", index=False)
-    boxes = [(f"0000000{k}_000.jpg", 1, 2, 3, 4) for k in (7, 8, 8, 9)]
-    pd.DataFrame(boxes, columns=["file", "x", "y", "width", "height"]).to_csv(
-        tmp_path / "opacity_boxes_512.csv", index=False
-    )
+    write_nih(tmp_path, rows, [(f"0000000{k}_000.jpg", 1, 2, 3, 4) for k in (7, 8, 8, 9)])
     films, problems = read_annotations(tmp_path)
     assert [(film.name[7], film.ill, len(film.boxes)) for film in films] == [
         ("5", True, 0), ("7", True, 1), ("8", True, 1)
@@ -430,12 +425,18 @@ def test_nih_contradictions(tmp_path):
     assert "several rows in labels.csv that say different things" in faults["6"]
     assert "1 boxes, but the nih_label is 'no finding'" in faults["7"]
     assert faults["8"] == "a second row in labels.csv"
-    table = table[:5]
-    table.to_csv(tmp_path / "labels.csv", index=False)
+
+
+def test_nih_contradictions(tmp_path):
+    rows = [
+        ("00000001_000.jpg", "pneumonia", "Lung Opacity"),
+        ("00000002_000.jpg", "no finding", "Normal"),
+        ("00000003_000.jpg", "", "Normal"),
+        ("00000002_000.jpg", "no finding", ""),
+        ("", "no finding", ""),
+    ]
     boxes = [("00000002_000.jpg", 1, 2, 3, 4), ("00000009_000.jpg", 1, 2, 3, 4)]
-    pd.DataFrame(boxes, columns=["file", "x", "y", "width", "height"]).to_csv(
-        tmp_path / "opacity_boxes_512.csv", index=False
-    )
+    table = write_nih(tmp_path, rows, boxes)
     with pytest.raises(ValueError, match="no annotation can be used"):
         read_annotations(tmp_path)
     table.loc[[0, 3], "rsna_class"] = "Normal"
