@@ -3,13 +3,13 @@
     python benchmarks/accuracy.py DATA [--nih FOLDER] [--work FOLDER] [--rows NAME ...] [--epochs N]
 
 DATA is the folder of the public Cardiothoracic Ratio dataset; FOLDER has NIH films, of which the self-trained row
-learns without labels (benchmarks/nih.py says which). Every row sees the same five folds, by patient (these
+learns without labels (benchmarks/nih_split.py says which). Every row sees the same five folds, by patient (these
 files name none, so each film counts as one); a film is answered by the network that was trained without it, with the
 last epoch's weights. The choices that made the recipe were made on fold 0 (benchmarks/recipe.py), so there is a line
 without it. Films whose masks the label audit found to be wrong are left out of training and of measuring.
 
 Every training has its checkpoints and its predictions under --work: a run that is stopped goes on, a row that is done
-is not repeated, and a table of the rows there are is written each time, to benchmarks/accuracy.md and accuracy.png.
+is not repeated, and a table of the rows there are is written each time, to benchmarks/results/accuracy.md and accuracy.png.
 How long a recipe takes is measured apart (--times), all of them one after the other on a machine that does nothing
 else: a training of hours is disturbed too easily to be timed.
 """
@@ -31,24 +31,24 @@ from torch.utils.data import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nih import two_parts
+from nih_split import two_parts
 from self_training import read_unlabelled, write_self_training
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES
-from heartbox.calibration import calibrate, coverage
-from heartbox.files import complete_or_absent
-from heartbox.folds import assign_folds
-from heartbox.layouts import CTR_EXCLUDED
-from heartbox.measuring import all_boxes, evaluate, mean_box, predict
-from heartbox.prepare import prepare
-from heartbox.processed import write_split
-from heartbox.recipes import RECIPES, BoxTask, Recipe, make_model
-from heartbox.synthetic import write_synthetic
-from heartbox.training import fit
-from heartbox.weights import load_weights, save_weights
+from heartbox.data.layouts import CTR_EXCLUDED
+from heartbox.data.phantom_store import write_phantom_store
+from heartbox.data.prepare import prepare
+from heartbox.data.splits import assign_folds
+from heartbox.data.store import write_split
+from heartbox.evaluation.conformal import calibrate, coverage
+from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box, predict
+from heartbox.models.weights import load_weights, save_weights
+from heartbox.training.loop import fit
+from heartbox.training.recipes import RECIPES, BoxTask, Recipe, make_model
+from heartbox.utils.atomic import complete_or_absent
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 FOLDS, SEED = 5, 0
 PHANTOMS = 4000
 PHANTOM_EPOCHS = 6
@@ -81,7 +81,7 @@ def pretrain(work: Path) -> Path:
         return path
     if not (folder / "stats.json").is_file():
         # Phantoms use the whole range of greys as they are; their contrast need not be evened.
-        write_synthetic(folder, PHANTOMS)
+        write_phantom_store(folder, PHANTOMS)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
     save_weights(path, model, train.stats, targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path
@@ -338,7 +338,7 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
     table["seconds_a_film"] = table["recipe"].map(times).astype(float) * table["passes"]
     beside = table.loc[table["recipe"] == "classic ResNet18", "seconds_a_film"]
     table["times_classic"] = table["seconds_a_film"] / (beside.iloc[0] if len(beside) else np.nan)
-    with complete_or_absent(HERE / "accuracy.csv") as part:
+    with complete_or_absent(RESULTS / "accuracy.csv") as part:
         table.to_csv(part, index=False, float_format="%.4f", lineterminator="\n")
     left_out = int((labels["fold"] < 0).sum())
     text = as_markdown(table, len(usable), left_out)
@@ -348,7 +348,7 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
     missing = [name for name in ROWS if name not in set(table["recipe"])]
     if missing:
         text += f"\nNot measured yet: {', '.join(missing)}.\n"
-    with complete_or_absent(HERE / "accuracy.md") as part:
+    with complete_or_absent(RESULTS / "accuracy.md") as part:
         part.write_text(text, encoding="utf-8")
     draw(table)
     print(text)
@@ -359,7 +359,7 @@ def with_earlier(table: pd.DataFrame, films: int) -> pd.DataFrame:
 
     The slow recipes take hours; that another is measured again does not change what they did.
     """
-    path = HERE / "accuracy.csv"
+    path = RESULTS / "accuracy.csv"
     if not path.is_file():
         return table
     earlier = pd.read_csv(path)
@@ -450,7 +450,7 @@ def draw(table: pd.DataFrame) -> None:
     right.set(xlabel="", ylabel="mean IoU", ylim=(0, 1))
     right.set_xticks(range(3), ["out of fold", *(name.replace(" to ", "\nto ") for name in CROSS)])
     figure.tight_layout()
-    with complete_or_absent(HERE / "accuracy.png") as part:
+    with complete_or_absent(RESULTS / "accuracy.png") as part:
         figure.savefig(part, dpi=110)
     plt.close(figure)
 

@@ -6,7 +6,7 @@ DATA is Task02_Heart as downloaded, or a folder of .npz subjects. Two trainings:
 subjects, to compare what may be done with a network's answer (threshold, smoothing, largest part) on the others of
 them; the second on all of them, measured on the four who are held back by name and seed.
 
-Checkpoints lie under --work: a run that is stopped goes on where it was. Writes benchmarks/companion_atrium.md.
+Checkpoints lie under --work: a run that is stopped goes on where it was. Writes benchmarks/results/companion_atrium.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from companions.atrium import (
+from companions.atrium.data import AtriumVolume, find_twins, load_subjects, split_subjects
+from companions.atrium.metrics import bland_altman, dice, measure_all, surface_distances
+from companions.atrium.model import (
     SCHEDULES,
     AtriumSlices,
     AtriumTask,
@@ -38,17 +40,15 @@ from companions.atrium import (
     segment,
     uncrop,
 )
-from companions.atrium_measuring import bland_altman, dice, measure_all, surface_distances
-from companions.atrium_volumes import Subject, find_twins, load_subjects, split_subjects
-from heartbox.files import complete_or_absent
-from heartbox.training import fit
+from heartbox.training.loop import fit
+from heartbox.utils.atomic import complete_or_absent
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 HELD_BACK, SEED = 4, 0
 FIGURES = ["dice", "dice_slices", "hausdorff95_mm", "distance_mm"]
 
 
-def train(train_subjects: list[Subject], val_subjects: list[Subject], epochs: int, folder: Path):
+def train(train_subjects: list[AtriumVolume], val_subjects: list[AtriumVolume], epochs: int, folder: Path):
     """Train the quick schedule; return the network, the validation slices, the history and the mean-mask answers."""
     window = learn_window(train_subjects)
     slices, val = AtriumSlices(train_subjects, window, augment=True), AtriumSlices(val_subjects, window)
@@ -79,7 +79,7 @@ def compare_answers(model: UNet, val: AtriumSlices) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def label_agreement(subjects: Sequence[Subject]) -> str:
+def label_agreement(subjects: Sequence[AtriumVolume]) -> str:
     """Say how far two labels of one image agree, where there are any."""
     lines = []
     for i, j in find_twins(subjects):
@@ -104,7 +104,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def report(subjects: list[Subject], inner: pd.DataFrame | None, inner_names: list[str], outcome: dict) -> str:
+def report(subjects: list[AtriumVolume], inner: pd.DataFrame | None, inner_names: list[str], outcome: dict) -> str:
     """Write everything that was measured."""
     measured, baseline, history = outcome["measured"], outcome["baseline"], outcome["history"]
     means = pd.DataFrame(
@@ -179,7 +179,7 @@ def main() -> None:
         "mean_ml": np.mean([subject.volume_ml for subject in train_subjects]),
     }
     text = report(subjects, inner, [subject.name for subject in inner_subjects], outcome)
-    with complete_or_absent(HERE / "companion_atrium.md") as part:
+    with complete_or_absent(RESULTS / "companion_atrium.md") as part:
         part.write_text(text, encoding="utf-8")
     print(text)
     print(f"{history.attrs['seconds'] / 60:.0f} minutes for the second training")

@@ -7,7 +7,7 @@ each film answered by networks that were trained without its patient, and whose 
 a fold of others. ChestX-Det and ChestX-Det10 bring one, so there is one fold.
 
 Everything has its checkpoints under --work: a run that is stopped goes on, a fold that is done is not repeated, and
-the table of the folds there are is written each time, to benchmarks/companion_chestxdet.md.
+the table of the folds there are is written each time, to benchmarks/results/companion_chestxdet.md.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torchmetrics.functional.classification import binary_auroc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from companions.chestxdet import recognise_layout
-from companions.chestxdet_learning import Detection, DetectionTask, find, make_detector, score_films, train_normal
-from companions.chestxdet_measuring import average_precision, threshold_at_floor, usual_boxes, wilson
-from companions.chestxdet_prepared import SIDES, Collection, Findings, NormalOrNot, prepare
-from companions.chestxdet_study import tune
-from heartbox.files import complete_or_absent
-from heartbox.training import fit
+from companions.chestxdet.data import SIDES, AbnormalityDataset, Collection, FindingsDataset, prepare
+from companions.chestxdet.layouts import recognise_layout
+from companions.chestxdet.metrics import average_precision, threshold_at_floor, usual_boxes, wilson
+from companions.chestxdet.model import Detection, DetectionTask, find, make_detector, score_films, train_normal
+from companions.chestxdet.tuning import tune
+from heartbox.training.loop import fit
+from heartbox.utils.atomic import complete_or_absent
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 SEED, FLOOR, SIZE = 0, 0.8, 128
 TRIALS, TRIAL_EPOCHS, FINAL_EPOCHS = 6, 3, 10
 
 
 def measure_stage1(films: Collection, work: Path) -> dict:
     """Tune, train and answer stage 1 on one fold; the threshold is val's."""
-    sides = {side: NormalOrNot(films, side, SIZE, augment=side == "train") for side in SIDES}
+    sides = {side: AbnormalityDataset(films, side, SIZE, augment=side == "train") for side in SIDES}
     study = tune(sides["train"], sides["val"], work / "study", TRIALS, TRIAL_EPOCHS, FLOOR, SEED, sys.stdout.isatty())
     settings = study.best_params
     model, _, _ = train_normal(settings, sides["train"], sides["val"], work / "normal", FINAL_EPOCHS, FLOOR, SEED)
@@ -54,7 +54,11 @@ def measure_stage1(films: Collection, work: Path) -> dict:
 
 def measure_stage2(films: Collection, recipe: Detection, work: Path) -> dict:
     """Train and answer stage 2 on one fold, beside the usual boxes."""
-    train, val, test = Findings(films, "train", augment=True), Findings(films, "val"), Findings(films, "test")
+    train, val, test = (
+        FindingsDataset(films, "train", augment=True),
+        FindingsDataset(films, "val"),
+        FindingsDataset(films, "test"),
+    )
     model = make_detector(recipe, len(films.findings), SEED)
     task = DetectionTask(recipe, films.findings)
     history = fit(model, train, val, task, work / "detector", seed=SEED, progress=sys.stdout.isatty())
@@ -147,9 +151,9 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="*", help="only these; the table has all that were measured")
     parser.add_argument("--epochs", type=int, default=10, help="of the detector")
     parser.add_argument("--backbone", default="resnet18", help="resnet18, or resnet50 where there is a GPU")
-    parser.add_argument("--start", default="heart", help="see companions.chestxdet_learning.Detection")
+    parser.add_argument("--start", default="heart", help="see companions.chestxdet.model.Detection")
     parser.add_argument("--size", type=int, default=224, help="side of the films, pixels")
-    parser.add_argument("--out", type=Path, default=HERE / "companion_chestxdet.md")
+    parser.add_argument("--out", type=Path, default=RESULTS / "companion_chestxdet.md")
     arguments = parser.parse_args()
     recipe = Detection(epochs=arguments.epochs, batch_size=2, learning_rate=1.5e-3, backbone=arguments.backbone,
                        start=arguments.start, size=arguments.size)  # fmt: skip

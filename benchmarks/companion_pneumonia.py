@@ -18,22 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+RESULTS = Path(__file__).resolve().parent / "results"
+sys.path.insert(0, str(RESULTS.parent))
 
-from companions.pneumonia import (  # noqa: E402
-    RECIPES,
-    FilmDataset,
-    PneumoniaTask,
-    Recipe,
-    build_classifier,
-    class_weight,
-    fit_last_layer,
-    make_sides,
-    predict_logits,
-)
-from companions.pneumonia_films import READER_OPACITY  # noqa: E402
-from companions.pneumonia_measures import (  # noqa: E402
+from companions.pneumonia.data import Prepared, prepare  # noqa: E402
+from companions.pneumonia.layouts import READER_OPACITY  # noqa: E402
+from companions.pneumonia.metrics import (  # noqa: E402
     auroc,
     bootstrap_interval,
     box_coverage,
@@ -49,15 +39,25 @@ from companions.pneumonia_measures import (  # noqa: E402
     rank_figures,
     thumbnails,
 )
-from companions.pneumonia_prepared import Prepared, prepare  # noqa: E402
-from heartbox.evidence import class_activation_map  # noqa: E402
-from heartbox.files import complete_or_absent  # noqa: E402
-from heartbox.folds import assign_folds  # noqa: E402
-from heartbox.training import fit  # noqa: E402
+from companions.pneumonia.model import (  # noqa: E402
+    RECIPES,
+    PneumoniaDataset,
+    PneumoniaRecipe,
+    PneumoniaTask,
+    build_classifier,
+    class_weight,
+    fit_last_layer,
+    make_sides,
+    predict_logits,
+)
+from heartbox.data.splits import assign_folds  # noqa: E402
+from heartbox.explain.attribution import class_activation_map  # noqa: E402
+from heartbox.training.loop import fit  # noqa: E402
+from heartbox.utils.atomic import complete_or_absent  # noqa: E402
 
 SEED, RECALL = 0, 0.9
 WATCHED = 32  # films that are measured after each epoch, which decides nothing
-HEART = HERE.parent / "weights" / "heart-resnet18.pt"
+HEART = RESULTS.parent / "weights" / "heart-resnet18.pt"
 WHAT_IT_IS = {
     "last layer alone": "the trunk of the released heart network as it is, and a logistic regression on its pooled "
     "features",
@@ -70,12 +70,12 @@ ROWS = tuple(WHAT_IT_IS)
 # ---------------------------------------------------------------- answers
 
 
-def recipe_of(row: str, layout: str) -> Recipe:
+def recipe_of(row: str, layout: str) -> PneumoniaRecipe:
     """Return how a row is trained: from nothing, or from the trunk of the network that finds hearts."""
     if row == "from scratch":
         return RECIPES["published" if layout == "rsna" else "few films"]
     if row == "last layer alone":
-        return Recipe(epochs=0, start=str(HEART))
+        return PneumoniaRecipe(epochs=0, start=str(HEART))
     return dataclasses.replace(RECIPES["fine-tuning"], start=str(HEART))
 
 
@@ -92,7 +92,7 @@ def make_parts(prepared: Prepared, folds: int) -> np.ndarray:
 
 
 def answer(
-    prepared: Prepared, train: np.ndarray, val: np.ndarray, recipe: Recipe, out: Path, may_train: bool
+    prepared: Prepared, train: np.ndarray, val: np.ndarray, recipe: PneumoniaRecipe, out: Path, may_train: bool
 ) -> dict[str, np.ndarray] | None:
     """Train on some films and answer others with logits and maps, or load what an earlier run answered.
 
@@ -115,7 +115,7 @@ def answer(
         fit_last_layer(model, make_sides(prepared, "", train, val)[0])
     print(f"{out}: {len(learning)} films, {recipe.epochs} epochs", flush=True)
     some = val[np.linspace(0, len(val) - 1, min(WATCHED, len(val))).astype(int)]
-    watched = FilmDataset(prepared, some, learning.statistics)
+    watched = PneumoniaDataset(prepared, some, learning.statistics)
     if recipe.epochs:
         task = PneumoniaTask(recipe, weight)
         fit(model, learning, watched, task, out, seed=SEED, progress=sys.stdout.isatty())
@@ -130,7 +130,7 @@ def answer(
 
 
 def all_answers(
-    prepared: Prepared, parts: np.ndarray, recipe: Recipe, out: Path, may_train: bool
+    prepared: Prepared, parts: np.ndarray, recipe: PneumoniaRecipe, out: Path, may_train: bool
 ) -> dict[str, np.ndarray] | None:
     """Return the answers about all films that are in a part, each from a network that did not see its patient."""
     if prepared.stats["layout"] != "nih":
@@ -299,9 +299,9 @@ def main() -> None:
         answers = all_answers(prepared, parts, recipe, out, name in arguments.rows)
         if answers is not None:  # rows of earlier runs stay in the report
             found[name] = answers
-    with complete_or_absent(HERE / "companion_pneumonia.md") as part:
+    with complete_or_absent(RESULTS / "companion_pneumonia.md") as part:
         part.write_text(report(prepared, parts, found), encoding="utf-8")
-    print((HERE / "companion_pneumonia.md").read_text(encoding="utf-8"))
+    print((RESULTS / "companion_pneumonia.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python benchmarks/companion_vgg16.py DATA [--work FOLDER] [--rows NAME ...] [--as-is]
 
-DATA is the folder of the public Cardiothoracic Ratio dataset. The films are prepared by heartbox.prepare, fold 0 of
+DATA is the folder of the public Cardiothoracic Ratio dataset. The films are prepared by heartbox.data.prepare, fold 0 of
 benchmarks/accuracy.py is held back, and both sides are written out as the .npy folder with a csv of boxes that
 companions/VGG16-Heart-Detection.ipynb reads; from there on all is done as in that notebook. One training a row, the
 last epoch's weights; nothing is chosen on the films that are measured.
 
 Every training has its checkpoints and answers under --work: a run that is stopped goes on, a row that is done is not
-repeated. Writes benchmarks/companion_vgg16.md with the rows there are.
+repeated. Writes benchmarks/results/companion_vgg16.md with the rows there are.
 """
 
 from __future__ import annotations
@@ -30,12 +30,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from accuracy import prepare_folds
 
-from companions.npy_folder import export_npy, prepare_npy
-from companions.vgg16 import RECIPES, VggRecipe, build, compare, difference_by_layer, first_films, load_sides, train_vgg
-from heartbox.files import complete_or_absent
-from heartbox.measuring import predict
+from companions.vgg16.data import export_npy, prepare_npy
+from companions.vgg16.model import (
+    RECIPES,
+    VggRecipe,
+    build,
+    compare,
+    difference_by_layer,
+    first_films,
+    load_sides,
+    train_vgg,
+)
+from heartbox.evaluation.metrics import predict
+from heartbox.utils.atomic import complete_or_absent
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 SEED, SIZE = 0, 96
 ROWS: dict[str, VggRecipe] = {
     "mended": RECIPES["mended"],
@@ -131,7 +140,7 @@ def write_results(answers: dict[str, dict], processed: Path) -> None:
     if missing:
         lines += ["", f"Not measured yet: {'; '.join(missing)}."]
     text = "\n".join(lines) + "\n"
-    with complete_or_absent(HERE / "companion_vgg16.md") as part:
+    with complete_or_absent(RESULTS / "companion_vgg16.md") as part:
         part.write_text(text, encoding="utf-8")
     print(text)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/explanations.py DATA [--weights FILE] [--films N]
 
-DATA holds nih/images, ordinary frontal films that are in none of the trainings. Writes benchmarks/explanations.md.
+DATA holds nih/images, ordinary frontal films that are in none of the trainings. Writes benchmarks/results/explanations.md.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from doubts import evenly, need
+from failure_detection import evenly, need
 from tqdm import tqdm
 
 from heartbox import HeartDetector
-from heartbox.evidence import occlusion_map
-from heartbox.faithfulness import METHODS, measure, randomised, rank_agreement
-from heartbox.files import complete_or_absent
-from heartbox.xray import load_xray
+from heartbox.explain.attribution import occlusion_map
+from heartbox.explain.faithfulness import METHODS, measure, randomised, rank_agreement
+from heartbox.utils.atomic import complete_or_absent
+from heartbox.xray.reader import load_xray
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 SANITY_FILMS = 5
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", default=HERE.parent / "weights" / "heart-resnet18.pt")
+    parser.add_argument("--weights", default=RESULTS.parent / "weights" / "heart-resnet18.pt")
     parser.add_argument("--films", type=int, default=20)
     arguments = parser.parse_args()
     need(arguments.data, "nih/images")
@@ -78,7 +78,7 @@ def main() -> None:
         ranked = "-" if name == "occlusion" else f"{agreement:.2f}"
         lines.append(f"| {name} | {away:.1f} | {back:.1f} | {right:.0%} | {ranked} | {peak:.1f} | {forgotten:.2f} |")
         print(lines[-1], flush=True)
-    with complete_or_absent(HERE / "explanations.md") as part:
+    with complete_or_absent(RESULTS / "explanations.md") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -5,7 +5,7 @@
 The development fold is fold 0 of benchmarks/accuracy.py: choices were made on its films and on no others, so that the
 other four folds saw none. One training a row and seed; with so few films and one seed a difference of less than about
 0.1 px may be chance. The seeds share one pretraining on phantoms. The last row trains nothing: it asks the network of
-the row before about each film at nine places and takes the mean. Writes benchmarks/recipe.md.
+the row before about each film at nine places and takes the mean. Writes benchmarks/results/recipe.md.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from accuracy import FOLDS, answer, prepare_folds, pretrain, train_one
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES
-from heartbox.files import complete_or_absent
-from heartbox.measuring import evaluate, predict
-from heartbox.recipes import RECIPES, Recipe
+from heartbox.evaluation.metrics import evaluate, predict
+from heartbox.training.recipes import RECIPES, Recipe
+from heartbox.utils.atomic import complete_or_absent
 
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parent / "results"
 PLAIN = dataclasses.replace(
     RECIPES["edges"],
     targets=("heart",),
@@ -97,7 +97,7 @@ def main() -> None:
         "ratio. Strong augmentation is for films of other hospitals, which this fold does not have. The",
         "mean of nine places is not used: nine times the time for so little.",
     ]
-    with complete_or_absent(HERE / "recipe.md") as part:
+    with complete_or_absent(RESULTS / "recipe.md") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -41,13 +41,14 @@ from torch.utils.data import Subset
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES, box_iou
-from heartbox.calibration import calibrate
-from heartbox.detector import is_surer
-from heartbox.files import complete_or_absent
-from heartbox.measuring import audit_labels, predict
-from heartbox.processed import write_split
-from heartbox.recipes import Recipe
-from heartbox.weights import file_sha256, load_weights, save_weights
+from heartbox.data.store import write_split
+from heartbox.evaluation.conformal import calibrate
+from heartbox.evaluation.label_audit import audit_labels
+from heartbox.evaluation.metrics import predict
+from heartbox.inference.quality_checks import is_surer
+from heartbox.models.weights import file_sha256, load_weights, save_weights
+from heartbox.training.recipes import Recipe
+from heartbox.utils.atomic import complete_or_absent
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"

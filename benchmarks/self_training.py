@@ -2,7 +2,7 @@
 
 The films of further hospitals are easy to come by, their labels are not. A network that learns from a few labelled
 films answers the others, and one that learns from both, under strong augmentation, is better than its teacher and
-less surprised elsewhere (Xie et al. 2020, "noisy student"). So it is said; benchmarks/accuracy.md has what it brought
+less surprised elsewhere (Xie et al. 2020, "noisy student"). So it is said; benchmarks/results/accuracy.md has what it brought
 here, which is too little for the released recipe. Knows processed folders and networks; no recipes.
 """
 
@@ -23,17 +23,19 @@ from torch.utils.data import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heartbox.boxes import box_areas
-from heartbox.contrast import even_contrast
-from heartbox.measuring import predict
-from heartbox.parallel import parallel_map
-from heartbox.processed import BOX_COLUMNS, ProcessedFilm, write_processed
-from heartbox.xray import XRayError, load_xray, resize_xray
+from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, write_processed
+from heartbox.evaluation.metrics import predict
+from heartbox.utils.parallel import parallel_map
+from heartbox.xray.contrast import normalize_contrast
+from heartbox.xray.errors import XRayError
+from heartbox.xray.image import resize_xray
+from heartbox.xray.reader import load_xray
 
 
 def read_unlabelled(
     paths: Sequence[str | Path], size: int = 224, processes: int | None = None, progress: bool = True
 ) -> tuple[NDArray[np.float16], list[str], list[tuple[str, str]]]:
-    """Read films without labels as :func:`heartbox.prepare.prepare` reads those with labels.
+    """Read films without labels as :func:`heartbox.data.prepare.prepare` reads those with labels.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def read_unlabelled(
     size : int
         Side of the square images, in pixels.
     processes, progress
-        See :func:`heartbox.parallel.parallel_map`.
+        See :func:`heartbox.utils.parallel.parallel_map`.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def read_unlabelled(
 def _read(job: tuple[Path, int]) -> NDArray[np.float16] | str:
     path, size = job
     try:
-        return even_contrast(resize_xray(load_xray(path).image, size)).astype(np.float16)
+        return normalize_contrast(resize_xray(load_xray(path).image, size)).astype(np.float16)
     except XRayError as error:
         return str(error)
 
@@ -80,7 +82,7 @@ def write_self_training(
 
     The films that the teacher is least sure of are left out: a guess teaches nothing. A film without a mask
     borrows the outline of the labelled one whose boxes are most like its own, stretched to them, so that its boxes
-    can be turned as those of the others are; in place of its masks stand zeros, which :func:`heartbox.losses.mask_loss`
+    can be turned as those of the others are; in place of its masks stand zeros, which :func:`heartbox.training.losses.mask_loss`
     takes for unknown.
 
     Parameters
@@ -126,14 +128,14 @@ def write_self_training(
     doubt = np.where((box_areas(answers) > 0).all(axis=1), spread[:, :4].mean(axis=1), np.inf)
     keep = np.sort(np.argsort(doubt, kind="stable")[: round(share * np.isfinite(doubt).sum())])
 
-    def films() -> Iterator[ProcessedFilm]:
+    def films() -> Iterator[ProcessedXRay]:
         yield from _films_of(labelled)
         for i in keep:
             record = {"name": names[i], "source": source, "rows": size, "columns": size}
             record |= dict(zip(BOX_COLUMNS, answers[i].ravel(), strict=True))
             borrowed = np.float32(borrow_outlines(answers[i], others, outlines))
             unknown = np.zeros((2, size // 2, size // 2), np.uint8)
-            yield ProcessedFilm(images[i], record, f"{source} {names[i]}", borrowed, unknown)
+            yield ProcessedXRay(images[i], record, f"{source} {names[i]}", borrowed, unknown)
 
     splits = labels["split"].tolist() + ["train"] * len(keep)
     rule = f"{stats['split']}; {len(keep)} films with a network's answers as labels train too"
@@ -165,14 +167,14 @@ def borrow_outlines(boxes: NDArray, others: NDArray, outlines: NDArray) -> NDArr
     return boxes[:, None, :2] + place * (boxes[:, None, 2:] - boxes[:, None, :2])
 
 
-def _films_of(folder: Path) -> Iterator[ProcessedFilm]:
+def _films_of(folder: Path) -> Iterator[ProcessedXRay]:
     """Yield the films of a processed folder as they were written."""
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "outlines", "masks"))
     images, outlines, masks = arrays
     labels = pd.read_csv(folder / "labels.csv", dtype={"name": str, "pixel_spacing": str}).drop(columns="split")
     patients = pd.read_csv(folder / "patients.csv")["patient"]
     for i, record in enumerate(labels.to_dict("records")):
-        yield ProcessedFilm(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i])
+        yield ProcessedXRay(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i])
 
 
 class _Images(Dataset):

@@ -1,6 +1,7 @@
 """Heartbox: find the heart in a chest X-ray and show why."""
 
-from heartbox.xray import XRayError, read_xray
+from heartbox.xray.errors import XRayError
+from heartbox.xray.reader import read_xray
 
 __all__ = ["HeartDetector", "XRayError", "read_xray"]
 
@@ -8,7 +9,7 @@ __all__ = ["HeartDetector", "XRayError", "read_xray"]
 def __getattr__(name: str):
     """Load the detector, and with it torch, only when it is asked for: reading a file needs neither."""
     if name == "HeartDetector":
-        from heartbox.detector import HeartDetector
+        from heartbox.inference.detector import HeartDetector
 
         return HeartDetector
     raise AttributeError(f"module 'heartbox' has no attribute {name!r}")

@@ -227,7 +227,7 @@ def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def ratio_spread(boxes: ArrayLike, spread: ArrayLike) -> NDArray[np.float64]:
+def ratio_std(boxes: ArrayLike, spread: ArrayLike) -> NDArray[np.float64]:
     """Carry the spread of the four side borders over to the cardiothoracic ratio.
 
     Parameters

@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw_disc, write_processed
+from helpers import ROOT, draw_disc, write_processed
 from torch.utils.data import DataLoader
 
-from cardiac_dataset import CardiacDataset, augment_image, augment_pair, make_augmentation, move_boxes, move_masks
+from cardiac_dataset import CardiacDataset, augment_pair, make_augmentation
+from heartbox.augmentation import augment_image, move_boxes, move_masks
+from heartbox.data.store import outlines_and_coverage
 from heartbox.imgaug_compat import augmenters as iaa
-from heartbox.processed import outlines_and_coverage
 
 
 def measured_box(image: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def test_the_shim_for_imgaug_is_still_needed():
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", "import imgaug"], capture_output=True, text=True)
     assert run.returncode != 0, "imgaug imports by itself now: take heartbox/imgaug_compat.py out"
     assert "sctypes" in run.stderr
-    root = Path(__file__).resolve().parent.parent
+    root = ROOT
     code = "from heartbox.imgaug_compat import imgaug; print(imgaug.__version__)"
     helped = [sys.executable, "-W", "ignore", "-c", code]
     run = subprocess.run(helped, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})

@@ -1,7 +1,6 @@
 """The notebooks as their users run them: in order, each alone, on phantoms and on real X-rays; and as committed."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,38 +13,10 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
+from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute, output_of
 
-from heartbox.layouts import RSNA_COLUMNS
+from heartbox.data.layouts import RSNA_COLUMNS
 from heartbox.phantom import write_phantoms
-
-ROOT = Path(__file__).resolve().parent.parent
-COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
-NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
-
-
-def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
-    """Copy the notebooks and what the README says belongs beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(ROOT / "heartbox", folder / "heartbox", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ["cardiac_dataset.py", *notebooks]:
-        shutil.copy(ROOT / name, folder)
-    return folder
-
-
-def execute(folder: Path, notebooks, **variables) -> subprocess.CompletedProcess:
-    """Run notebooks in place with the README's command, in fast mode, with no way to the network."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CARDIAC_")}
-    # A proxy that is not there: whatever asks the network fails at once, so nothing can rest on it unseen.
-    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment |= {"CARDIAC_FAST": "1"} | offline | variables
-    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", *notebooks]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-
-
-def output_of(path: Path) -> str:
-    """All the text that a notebook printed."""
-    outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])]
-    return "\n".join(out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in outputs)
 
 
 def check_artifacts(folder: Path) -> dict:

@@ -11,7 +11,7 @@ Start reading at `film.render`: it is the whole story in a dozen lines.
 """
 
 from .dicom import write_phantoms
-from .film import Phantom, boxes, render
+from .render import Phantom, boxes, render
 from .subject import CTR_RANGE, Subject, sample_subject
 
 __all__ = ["CTR_RANGE", "Phantom", "Subject", "boxes", "render", "sample_subject", "write_phantoms"]

@@ -14,8 +14,8 @@ import numpy as np
 from . import anatomy
 from .anatomy import LEFT, RIGHT, Tube, tube
 from .body import Body
-from .parts import devices, shoulder_bones
-from .rays import (
+from .bones_and_devices import devices, shoulder_bones
+from .projection import (
     MU_BONE,
     MU_FAT,
     MU_LUNG,

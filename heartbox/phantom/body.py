@@ -13,7 +13,7 @@ import numpy as np
 
 from . import anatomy
 from .anatomy import LEFT, RIGHT, Frame, Tube
-from .rays import Beam
+from .projection import Beam
 from .subject import ANATOMY, Subject, keyed_generator
 
 

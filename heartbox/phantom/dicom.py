@@ -16,10 +16,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from heartbox.files import complete_or_absent
-from heartbox.parallel import parallel_map
+from heartbox.utils.atomic import complete_or_absent
+from heartbox.utils.parallel import parallel_map
+from heartbox.xray.header import PHANTOM_MANUFACTURER
 
-from .film import MINIMUM_SIZE, Phantom, boxes, render
+from .render import MINIMUM_SIZE, Phantom, boxes, render
 from .subject import NOISE, Subject, keyed_generator, sample_subject
 
 GENERATION = 6  # part of every UID: a film drawn by an older version of the code is made anew
@@ -29,8 +30,6 @@ TABLE = "rsna_heart_detection.csv"
 IMAGES = "stage_2_train_images"
 COLUMNS = ["label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape_y",
            "thorax_x0", "thorax_y0", "thorax_w", "thorax_h"]  # fmt: skip
-
-MAKER = "Heartbox phantom"  # by which a file says that it is no patient
 
 
 def _uid(*parts) -> UID:
@@ -105,7 +104,7 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.SeriesNumber = 1
     ds.SeriesDescription = f"{s.view} chest"
     ds.BodyPartExamined = "CHEST"
-    ds.Manufacturer = ds.ManufacturerModelName = MAKER
+    ds.Manufacturer = ds.ManufacturerModelName = PHANTOM_MANUFACTURER
     ds.DeviceSerialNumber = "0"
     ds.SoftwareVersions = str(GENERATION)
     # Image

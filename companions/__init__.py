@@ -1,0 +1,1 @@
+"""The sister notebooks' own modules, one folder a notebook."""

@@ -1,0 +1,1 @@
+"""The left atrium in MRI: segmentation, volume and surface."""

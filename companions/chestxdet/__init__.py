@@ -1,0 +1,1 @@
+"""Findings in ChestX-Det10: normal or not, then which finding and where."""

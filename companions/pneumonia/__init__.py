@@ -1,0 +1,1 @@
+"""Pneumonia, yes or no, and what the answer rests on."""

@@ -1,0 +1,1 @@
+"""Heart boxes with VGG16: as published, and improved."""

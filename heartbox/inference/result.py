@@ -1,0 +1,96 @@
+"""What the detector returns for one X-ray.
+
+Knows boxes; no networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartbox.boxes import box_areas
+from heartbox.inference.quality_checks import spacing_is_plausible
+from heartbox.xray.image import XRay
+
+
+@dataclass(frozen=True)
+class HeartDetection:
+    """What the detector says of one X-ray. All boxes and edges are in pixels of the original image.
+
+    Attributes
+    ----------
+    xray : XRay
+        The image as read, with what its header says.
+    heart : ndarray, shape (4,)
+        ``x_min, y_min, x_max, y_max``.
+    heart_interval : ndarray, shape (4, 2), or None
+        Lower and upper bound of each edge; None where the weights carry no calibration.
+    thorax : ndarray, shape (4,), or None
+        The inner chest's box; None where the weights know no thorax.
+    ctr : float or None
+        Cardiothoracic ratio: width of the heart over width of the thorax.
+    ctr_interval : tuple of float or None
+        Its lower and upper bound.
+    level : float or None
+        Share of cases in which the bounds held when they were calibrated.
+    warnings, notes : tuple of str
+        Doubts that make the answer untrustworthy; collect_notes that do not.
+    """
+
+    xray: XRay
+    heart: NDArray[np.float64]
+    heart_interval: NDArray[np.float64] | None
+    thorax: NDArray[np.float64] | None
+    ctr: float | None
+    ctr_interval: tuple[float, float] | None
+    level: float | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def has_heart(self) -> bool:
+        """Whether the edges stand in the right order, so that they enclose anything at all."""
+        return bool(box_areas(self.heart) > 0)
+
+    @property
+    def heart_mm(self) -> tuple[float, float] | None:
+        """Width and height of the heart in millimetres; None where the file has no pixel spacing, or a wrong one."""
+        if self.xray.pixel_spacing is None or not self.has_heart or not spacing_is_plausible(self.xray, self.thorax):
+            return None
+        row_mm, column_mm = self.xray.pixel_spacing
+        x_min, y_min, x_max, y_max = self.heart
+        return float((x_max - x_min) * column_mm), float((y_max - y_min) * row_mm)
+
+    @property
+    def margins_mm(self) -> tuple[float, float, float, float] | None:
+        """Half-widths of the margins of ``x_min, y_min, x_max, y_max`` in millimetres; None where there are none."""
+        if self.heart_interval is None or self.heart_mm is None:
+            return None
+        row_mm, column_mm = self.xray.pixel_spacing
+        half = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2 * [column_mm, row_mm, column_mm, row_mm]
+        return tuple(float(one) for one in half)
+
+    def summary(self) -> str:
+        """Say the answer in a few plain lines."""
+        if not self.has_heart:
+            return "\n".join(["No heart was found.", *(f"Doubt: {text}" for text in self.warnings)])
+        x_min, y_min, x_max, y_max = self.heart
+        lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
+        if self.heart_interval is not None:
+            margins = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2
+            named = ", ".join(
+                f"{name} ±{m:.0f}" for name, m in zip(("x_min", "y_min", "x_max", "y_max"), margins, strict=True)
+            )
+            lines.append(f"Margins ({self.level:.0%}): {named} pixels")
+            if self.margins_mm is not None:
+                lines.append("which are " + ", ".join(f"±{m:.1f}" for m in self.margins_mm) + " mm")
+        if self.heart_mm is not None:
+            lines.append(f"Size: {self.heart_mm[0]:.0f} mm wide, {self.heart_mm[1]:.0f} mm high")
+        if self.ctr is not None:
+            between = "" if self.ctr_interval is None else " ({:.2f} to {:.2f})".format(*self.ctr_interval)
+            lines.append(f"Cardiothoracic ratio: {self.ctr:.2f}{between}")
+        lines += [f"Doubt: {text}" for text in self.warnings]
+        lines += [f"Note: {text}" for text in self.notes]
+        return "\n".join(lines)

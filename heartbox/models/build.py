@@ -1,0 +1,70 @@
+"""``build_model``: a head on a backbone, by name.
+
+Knows backbones and heads; no weights files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from heartbox.models.backbones import BACKBONES, load_backbone
+from heartbox.models.heads import EdgesNet, RegressionNet
+
+HEADS = ("regression", "edges")
+
+
+def build_model(
+    backbone: str = "resnet18",
+    head: str = "regression",
+    pretrained: bool = False,
+    targets: Sequence[str] = ("heart",),
+    size: int = 224,
+    hidden: Sequence[int] = (),
+) -> nn.Module:
+    """Build a network that finds boxes in a single-channel image.
+
+    Parameters
+    ----------
+    backbone : {"resnet18", "vgg16", "vgg16_bn"}
+        What extracts the features (He et al. 2016; Simonyan & Zisserman 2015, plain or with batch normalisation).
+    head : {"regression", "edges"}
+        ``"regression"``: the classic last layer that puts out the coordinates themselves.
+        ``"edges"``: each edge a distribution over columns or rows, its coordinate the mean (:class:`EdgesHead`).
+    pretrained : bool
+        Start from ImageNet weights. They are fetched by torchvision; where they cannot be, a warning says so
+        and the network starts from scratch. The model's attribute ``pretrained`` says which it was.
+    targets : sequence of str
+        Whose boxes are predicted; each adds four outputs ``x_min, y_min, x_max, y_max``, in this order.
+    size : int
+        Side of the square input in pixels, a multiple of 32.
+    hidden : sequence of int
+        Widths of fully connected layers between the backbone's own 1000 outputs and the coordinates, for the
+        regression head; without any, the coordinates take the place of the 1000.
+
+    Returns
+    -------
+    nn.Module
+        Maps (N, 1, size, size) to (N, 4 * targets), in pixels.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, `size` does not fit, or the edges head is given hidden layers, which it has no place for.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}: choose one of {', '.join(HEADS)}")
+    if size < 64 or size % 32:
+        raise ValueError(f"size {size} does not fit: the backbones need a multiple of 32, at least 64")
+    if hidden and head != "regression":
+        raise ValueError(f"the {head} head has no fully connected layers: leave hidden={tuple(hidden)} away")
+    body, found = load_backbone(backbone, pretrained)
+    if head == "regression":
+        model = RegressionNet(body, backbone, len(targets), size, hidden)
+    else:
+        model = EdgesNet(body, backbone, len(targets), size)
+    model.pretrained = found
+    return model

@@ -1,0 +1,111 @@
+"""One phantom film: a subject's body, the rays through it, the plate behind it, and the truth about it.
+
+It strings `body`, `attenuation` and `detector` together.
+It knows no DICOM, no other Heartbox module and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .anatomy import LEFT, RIGHT
+from .attenuation import attenuation
+from .body import build, truth, truth_boxes
+from .detector_response import develop, expose, mark
+from .subject import Subject
+
+MINIMUM_SIZE = 64
+
+# Called as plant(attenuation, masks, spacing) with float32 (n, n), the bool masks (n, n) "heart", `LEFT` and `RIGHT`
+# and mm a pixel; n may be a multiple of the film's size. Returns the attenuation with something in its rays' way.
+Plant = Callable[[np.ndarray, dict, float], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A rendered film and the truth about it.
+
+    Attributes
+    ----------
+    image : float32 array (size, size)
+        In [0, 1], bone bright.
+    heart, thorax : tuple of float
+        x_min, y_min, x_max, y_max in pixels of this image, max exclusive.
+    heart_mask, left_lung_mask, right_lung_mask : bool arrays (size, size)
+        Cardiac silhouette and visible aerated lung fields.
+    subject : Subject
+        What was rendered.
+    pixel_spacing : float
+        mm on the detector.
+    """
+
+    image: np.ndarray
+    heart: tuple[float, float, float, float]
+    thorax: tuple[float, float, float, float]
+    heart_mask: np.ndarray
+    left_lung_mask: np.ndarray
+    right_lung_mask: np.ndarray
+    subject: Subject
+    pixel_spacing: float
+
+
+def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Heart and thorax box (x_min, y_min, x_max, y_max) in pixels of a film that is not rendered."""
+    return truth_boxes(build(subject, size))
+
+
+def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Phantom:
+    """Compute one film.
+
+    Parameters
+    ----------
+    subject : Subject
+        From `sample_subject`.
+    size : int
+        Rows and columns of the image, at least 64.
+    plant : callable, optional
+        Puts something more into the body before the plate is exposed, see `Plant`. Boxes and masks stay the body's.
+
+    Returns
+    -------
+    Phantom
+
+    Raises
+    ------
+    ValueError
+        Where the size is too small.
+    """
+    if size < MINIMUM_SIZE:
+        raise ValueError(f"size must be at least {MINIMUM_SIZE} pixels, got {size}")
+    # Thin lines want small pixels: a small or odd-sized film is computed finer, then averaged down.
+    factor = max(1, -(-448 // size))
+    while size * factor % 4:  # so does the coarse grid of the distance transforms
+        factor += 1
+    body = build(subject, size * factor)
+    heart, thorax = truth_boxes(body)
+    masks = truth(body)
+    exponent = attenuation(subject, body)
+    if plant is not None:
+        exponent = plant(exponent, masks, body.beam.spacing)
+    signal = expose(exponent, subject, body.beam.spacing)
+    image = mark(develop(signal, subject, masks[LEFT] | masks[RIGHT]), subject)
+    if factor > 1:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        masks = {
+            k: cv2.resize(m.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) >= 0.5
+            for k, m in masks.items()
+        }
+    return Phantom(
+        image=image,
+        heart=tuple(float(v) / factor for v in heart),
+        thorax=tuple(float(v) / factor for v in thorax),
+        heart_mask=masks["heart"],
+        left_lung_mask=masks[LEFT],
+        right_lung_mask=masks[RIGHT],
+        subject=subject,
+        pixel_spacing=subject.field / size,
+    )

@@ -1,0 +1,127 @@
+"""Answers as rows of a table, as JSON and as files on disk.
+
+Knows results and plots; no networks.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from heartbox.boxes import EDGES
+from heartbox.inference.result import HeartDetection
+from heartbox.reporting.plots import draw_detection, draw_evidence, save_figure
+from heartbox.utils.atomic import complete_or_absent
+
+TABLE_COLUMNS = [
+    "file",
+    *(f"heart_{edge}" for edge in EDGES),
+    *(f"heart_{edge}_{end}" for edge in EDGES for end in ("low", "high")),
+    *(f"thorax_{edge}" for edge in EDGES),
+    *("ctr", "ctr_low", "ctr_high", "heart_width_mm", "heart_height_mm"),
+    *("rows", "columns", "view", "warnings", "notes", "error"),
+]
+
+
+def as_dict(name: str, found: HeartDetection) -> dict:
+    """Return an answer as plain values for a JSON file: what :func:`table_row` has, and what it was measured with.
+
+    Nothing of the patient is in it.
+
+    Parameters
+    ----------
+    name : str
+        What to call the image.
+    found : HeartDetection
+        What the detector found.
+    """
+    row = table_row(name, found)
+    del row["error"]
+    low_high = None if found.heart_interval is None else found.heart_interval.tolist()
+    return {
+        "file": row["file"],
+        "rows": row["rows"],
+        "columns": row["columns"],
+        "view": row["view"],
+        "heart": dict(zip(EDGES, found.heart.tolist(), strict=True)) if found.has_heart else None,
+        "heart_interval": dict(zip(EDGES, low_high, strict=True)) if low_high else None,
+        "thorax": None if found.thorax is None else dict(zip(EDGES, found.thorax.tolist(), strict=True)),
+        "cardiothoracic_ratio": found.ctr,
+        "cardiothoracic_ratio_interval": found.ctr_interval,
+        "interval_level": found.level,
+        "heart_width_mm": row["heart_width_mm"],
+        "heart_height_mm": row["heart_height_mm"],
+        "heart_margins_mm": found.margins_mm,
+        "doubts": list(found.warnings),
+        "notes": list(found.notes),
+        "unit": "boxes and intervals in pixels of the original image, x to the right and y down",
+        "purpose": "teaching and research; not a medical device",
+    }
+
+
+def write_report(
+    folder: str | Path, name: str, found: HeartDetection, maps: NDArray | None = None, stem: str | None = None
+) -> list[Path]:
+    """Write the answer for one X-ray as a picture and as JSON; where there are maps, their picture too.
+
+    Parameters
+    ----------
+    folder : path
+        Where to; ``<stem>.png``, ``<stem>.json`` and ``<stem>-why.png`` are written there.
+    name : str
+        What to call the image.
+    found : HeartDetection
+        What the detector found.
+    maps : ndarray, shape (4, rows, columns), optional
+        As :meth:`heartbox.inference.detector.HeartDetector.explain` returns them.
+    stem : str, optional
+        What to call the files, where that is not the name without its ending.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    folder, stem = Path(folder), stem or Path(name).stem
+    written = [folder / f"{stem}.png", folder / f"{stem}.json"]
+    save_figure(written[0], draw_detection(found))
+    with complete_or_absent(written[1]) as part:
+        part.write_text(json.dumps(as_dict(name, found), indent=2) + "\n", encoding="utf-8")
+    if maps is not None:
+        written.append(folder / f"{stem}-why.png")
+        save_figure(written[2], draw_evidence(found, maps))
+    return written
+
+
+def table_row(name: str, found: HeartDetection | None, error: str = "") -> dict:
+    """Return one image's row of a results table; with no answer, only its name and the error.
+
+    Parameters
+    ----------
+    name : str
+        What to call the image.
+    found : HeartDetection or None
+        What the detector found.
+    error : str
+        Why there is no answer.
+    """
+    row = dict.fromkeys(TABLE_COLUMNS)
+    row |= {"file": name, "error": error or None}
+    if found is None:
+        return row
+    rows, columns = found.xray.image.shape
+    row |= {"rows": rows, "columns": columns, "view": found.xray.view or None, "ctr": found.ctr}
+    if found.has_heart:
+        row |= {f"heart_{edge}": float(value) for edge, value in zip(EDGES, found.heart, strict=True)}
+    if found.has_heart and found.heart_interval is not None:
+        for edge, (low, high) in zip(EDGES, found.heart_interval, strict=True):
+            row |= {f"heart_{edge}_low": float(low), f"heart_{edge}_high": float(high)}
+    if found.thorax is not None:
+        row |= {f"thorax_{edge}": float(value) for edge, value in zip(EDGES, found.thorax, strict=True)}
+    if found.ctr_interval is not None:
+        row["ctr_low"], row["ctr_high"] = found.ctr_interval
+    if found.heart_mm is not None:
+        row["heart_width_mm"], row["heart_height_mm"] = found.heart_mm
+    return row | {"warnings": " ".join(found.warnings) or None, "notes": " ".join(found.notes) or None}

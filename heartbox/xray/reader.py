@@ -1,0 +1,211 @@
+"""Any X-ray file -> one honest array: DICOM, PNG, JPEG or TIFF in, float32 in [0, 1] with bone bright out.
+
+Training data and users' files go through the same functions here, so a network sees both alike.
+This module knows nothing of hearts, boxes or networks; what it cannot read honestly it refuses with XRayError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartbox.xray.decode import SURPLUS, decoder_messages
+from heartbox.xray.dicom import read_dicom
+from heartbox.xray.errors import XRayError, one_line
+from heartbox.xray.image import XRay
+from heartbox.xray.picture import read_picture
+
+DICOM_ENDINGS = (".dcm", ".dicom")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+MAX_FILE_BYTES = 2**28  # a file of this size is no chest film
+
+
+def read_xray(path: str | os.PathLike) -> np.ndarray:
+    """Read an X-ray file as one array.
+
+    Parameters
+    ----------
+    path : path-like
+        DICOM (any modality that holds one grey or colour image), PNG, JPEG or TIFF.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) float32 in [0, 1], bone bright, full resolution.
+
+    Raises
+    ------
+    XRayError
+        Where the file cannot be read; no other exception is raised for a bad file.
+    """
+    return load_xray(path).image
+
+
+def load_xray(path: str | os.PathLike) -> XRay:
+    """Read an X-ray file with what its header says; parameters and errors as in `read_xray`.
+
+    Returns
+    -------
+    XRay
+        The image, its pixel spacing, view and patient, and notes on how it was read.
+    """
+    path, data = _read_bytes(path)
+    with decoder_messages() as said:
+        xray = _read_any(path, data)
+    # A few bytes too many may be padding, which costs no pixel, or the trace of damage: an image, and a doubt.
+    surplus = [line for line in said if SURPLUS.fullmatch(line)]
+    if len(surplus) < len(said):
+        worst = next(line for line in said if line not in surplus)
+        raise XRayError(
+            f"{path}: the compressed pixels are damaged, says the decoder ({worst}). Fetch or export the file again."
+        )
+    if surplus:
+        return dataclasses.replace(xray, damage=surplus[0])
+    return xray
+
+
+def _read_any(path: Path, data: bytes) -> XRay:
+    # What a file holds is decided by its first bytes: endings are often wrong or missing.
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns once for every element that bends the standard; what matters here becomes a note.
+            warnings.simplefilter("ignore")
+            # The preamble before "DICM" may hold anything, a TIFF header too, so that is asked first.
+            if data[128:132] != b"DICM" and data.startswith(PICTURE_MAGIC):
+                return read_picture(path, data)
+            return read_dicom(path, data)
+    except XRayError:
+        raise
+    except BaseException as error:  # decoders raise nearly everything on damaged data
+        # Those written in Rust panic, which is no Exception; to be interrupted is no fault of the file.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise XRayError(
+            f"{path}: the image cannot be decoded ({type(error).__name__}: {one_line(error)}). "
+            "Either it is damaged (fetch or export it again) or of a kind that the decoders here do not know "
+            "(convert it to an uncompressed transfer syntax with a DICOM toolkit)."
+        ) from error
+
+
+def is_xray_file(path: str | os.PathLike) -> bool:
+    """Tell cheaply whether a path looks like an X-ray: by its ending, else by its first bytes.
+
+    Parameters
+    ----------
+    path : path-like
+        Anything.
+
+    Returns
+    -------
+    bool
+        True says that reading is worth trying, or that its error is worth showing (a broken link named
+        ``film.dcm``), not that it will succeed.
+    """
+    try:
+        path = Path(path)
+        # "._x.dcm" is macOS's shadow of x.dcm, and DICOMDIR lists files without being an image.
+        if path.name.startswith("._") or path.name.upper() == "DICOMDIR" or path.is_dir():
+            return False
+        if path.suffix.lower() in DICOM_ENDINGS + PICTURE_ENDINGS:
+            return path.is_symlink() or path.exists()
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return begins_like_xray(file.read(132))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def begins_like_xray(first: bytes) -> bool:
+    """Tell by a file's first 132 bytes whether it may be DICOM, with or without preamble, PNG, JPEG or TIFF."""
+    # Without preamble a dataset begins with an element of group 8 or 2 whose number is below 256; text does not.
+    bare = len(first) == 132 and first[0] in (2, 8) and first[1] == 0 and first[3] == 0
+    return first[128:] == b"DICM" or bare or first.startswith(PICTURE_MAGIC)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
+    """Return a regular file's bytes, or say why there are none to be had."""
+    try:
+        path = Path(path).expanduser()
+        status = path.stat()
+    except FileNotFoundError:
+        raise XRayError(f"{path}: there is no such file. Check the spelling and the folder.") from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise XRayError(f"{path!r}: this path cannot be opened ({one_line(error)}). Check it.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise XRayError(f"{path}: this is a folder. Name one file in it.")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+        raise XRayError(f"{path}: this is not a regular file (a pipe or a device?). Name an image file.")
+    if status.st_size == 0:
+        raise XRayError(f"{path}: the file is empty. Fetch or export it again.")
+    if status.st_size > MAX_FILE_BYTES:
+        raise XRayError(
+            f"{path}: the file has {status.st_size / 2**20:.0f} MiB; files over {MAX_FILE_BYTES // 2**20} MiB "
+            "are not read. Export a single image of it."
+        )
+    try:
+        return path, path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise XRayError(f"{path}: the file cannot be read ({one_line(error)}). Check its permissions.") from error
+
+
+# -------------------------------------------------------------------------------------- PNG, JPEG, TIFF
+
+
+# ---------------------------------------------------------------------------------------------- DICOM
+
+
+# ------------------------------------------------------------------------------------- what headers say
+
+
+def as_xray(source: str | Path | XRay | NDArray) -> XRay:
+    """Make an XRay of a path, of an array with bone bright, or of what is one already.
+
+    Raises
+    ------
+    XRayError
+        If the array is not 2-D, is empty, holds NaN or infinity, or floats outside [0, 1].
+    """
+    if isinstance(source, XRay):
+        return source
+    if isinstance(source, str | Path):
+        if not str(source):
+            raise XRayError("no file named: give the path of an X-ray")
+        return load_xray(source)
+    if not isinstance(source, np.ndarray) or isinstance(source, np.ma.MaskedArray):
+        raise XRayError(f"{type(source).__name__}: neither a path nor a plain NumPy array; give one of these")
+    array = source
+    if array.ndim != 2 or array.size == 0:
+        raise XRayError(f"array: an X-ray is a 2-D array (rows, columns), this has the shape {array.shape}")
+    if np.issubdtype(array.dtype, np.unsignedinteger):
+        full = np.iinfo(array.dtype).max
+        if full > 255 and 1 < array.max() < full / 4:
+            raise XRayError(
+                f"array: {array.dtype} is read over its full range to {full}, but these values end at {array.max()} "
+                f"(pixels of a 10- or 12-bit film?); divide them by their own full range, or give the file itself"
+            )
+        image = array.astype(np.float32) / np.iinfo(array.dtype).max
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise XRayError("array: holds NaN or infinite pixels; mend or mask them first")
+        if array.min() < 0 or array.max() > 1:
+            raise XRayError(
+                f"array: floats must lie in [0, 1], these reach from {array.min():g} to {array.max():g}; rescale them"
+            )
+        image = array.astype(np.float32)
+    else:
+        raise XRayError(
+            f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}; convert it, "
+            "for example with image = image.astype('float32'); image -= image.min(); image /= image.max()"
+        )
+    return XRay(image, Path("array"))

@@ -1,0 +1,138 @@
+"""Answers as DICOM: read back, they say what the detector said, of the same patient and study."""
+
+import dataclasses
+import zipfile
+
+import highdicom
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from helpers import ROOT  # noqa: F401  (sets up the paths)
+
+from heartbox.cli import main
+from heartbox.inference.detector import HeartDetector
+from heartbox.phantom import write_phantoms
+from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture
+from heartbox.reporting.plots import draw_detection
+from heartbox.xray.errors import XRayError
+
+
+@pytest.fixture
+def weights(weights):
+    """Return weights that say that they are for phantoms, so that a phantom's answer is in no doubt."""
+    saved = torch.load(weights, weights_only=True)
+    saved["config"]["layout"] = "phantom"
+    torch.save(saved, weights)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("film")
+    write_phantoms(folder, 1, size=256, progress=False)
+    return next((folder / "stage_2_train_images").glob("*.dcm"))
+
+
+def test_the_report_says_what_was_found(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    report = highdicom.sr.srread(write_measurement_report(tmp_path / "sr.dcm", film, found))
+    source = pydicom.dcmread(film)
+    assert report.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.33"
+    assert (report.PatientID, report.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    (group,) = report.content.get_image_measurement_groups()
+    measured = {one.name.meaning: (one.value, one.unit.value) for one in group.get_measurements()}
+    assert measured["Cardiothoracic ratio"] == (pytest.approx(found.ctr, abs=5e-5), "{ratio}")
+    width, unit = measured["Greatest transverse diameter of heart"]
+    spacing = found.xray.pixel_spacing[1] if found.heart_mm else 1.0
+    assert width == pytest.approx((found.heart[2] - found.heart[0]) * spacing, abs=5e-3)
+    assert unit == ("mm" if found.heart_mm else "{pixels}")
+    (box,) = report.content.get_planar_roi_measurement_groups()
+    corners = box.roi.value
+    assert [*corners.min(axis=0), *corners.max(axis=0)] == pytest.approx(found.heart, abs=1e-3)
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert evidence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert report.VerificationFlag == "UNVERIFIED"
+
+
+def test_the_overlay_is_a_picture_in_the_same_study(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    capture = pydicom.dcmread(write_secondary_capture(tmp_path / "sc.dcm", film, draw_detection(found)))
+    source = pydicom.dcmread(film)
+    assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert capture.SeriesInstanceUID != source.SeriesInstanceUID
+    assert capture.pixel_array.ndim == 3
+    assert np.ptp(capture.pixel_array) > 200
+
+
+def test_an_answer_in_doubt_is_not_reported(weights, film, tmp_path):
+    found = dataclasses.replace(HeartDetector.from_weights(weights).detect(film), warnings=("It is a dog.",))
+    with pytest.raises(XRayError, match="in doubt.*It is a dog"):
+        write_measurement_report(tmp_path / "sr.dcm", film, found)
+    assert not (tmp_path / "sr.dcm").exists()
+
+
+def test_what_cannot_be_referred_to(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+    (tmp_path / "text.dcm").write_text("no film")
+    with pytest.raises(XRayError, match="text.dcm: has no SOPClassUID"):
+        write_measurement_report(tmp_path / "sr.dcm", tmp_path / "text.dcm", found)
+    with pytest.raises(XRayError, match="cannot be read as DICOM"):
+        write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "nowhere.dcm", draw_detection(found))
+    assert not list(tmp_path.glob("s?.dcm"))
+
+
+def test_from_the_command_line(weights, film, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(film), "--weights", str(weights), "--dicom-sr", str(out / "sr"), "--dicom-sc", str(out / "sc")]
+    assert main(arguments) == 0
+    assert len(list((out / "sr").glob("*.dcm"))) == len(list((out / "sc").glob("*.dcm"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientSex", "U"),
+        ("StudyDate", "19.01.2020"),
+        ("StudyTime", "10:22"),
+        ("PatientBirthDate", "unknown"),
+    ],
+)
+def test_what_dicom_forbids_is_left_out(weights, film, tmp_path, keyword, value, monkeypatch):
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
+    source = pydicom.dcmread(film)
+    setattr(source, keyword, value)
+    source.save_as(tmp_path / "film.dcm")
+    found = HeartDetector.from_weights(weights).detect(film)
+    report = write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found)
+    capture = write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", draw_detection(found))
+    for path in (report, capture):
+        written = pydicom.dcmread(path)
+        assert not written[keyword].value
+        assert written.PatientID == source.PatientID
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    source = pydicom.dcmread(film)
+    for name, kind in (("a", "1.2.840.10008.1.1"), ("b", source.SOPClassUID)):
+        source.SOPClassUID = kind
+        source.save_as(folder / f"{name}.dcm")
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive:
+        archive.write(folder / "a.dcm", "inside.dcm")
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    plt.close("all")
+    assert main([*arguments, "--dicom-sr", str(tmp_path / "sr"), "--dicom-sc", str(tmp_path / "sc")]) == 0
+    notes = pd.read_csv(tmp_path / "t.csv")["notes"].fillna("")
+    assert notes.str.contains("No DICOM report: .*header cannot be copied").tolist() == [True, False, True]
+    assert "c.zip/inside.dcm: its header" in notes[2]
+    assert [path.name for path in (tmp_path / "sr").iterdir()] == ["00002-b.dcm"]
+    assert not plt.get_fignums()  # hundreds of films would fill the memory

@@ -1,0 +1,293 @@
+"""python -m heartbox: a row an image, errors in their rows, nothing half-written."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import film_of
+
+from heartbox.cli import main
+from heartbox.inference.detector import HeartDetector
+from heartbox.reporting.export import TABLE_COLUMNS
+from heartbox.xray.errors import XRayError
+
+
+@pytest.fixture
+def films(tmp_path):
+    folder = tmp_path / "films"
+    (folder / "deeper").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "deeper/a.png"):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, (128, 128), dtype=np.uint8))
+    (folder / "b.dcm").write_text("no film")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [
+        str(films),
+        "--weights",
+        str(weights),
+        "--csv",
+        str(out / "t.csv"),
+        "--overlays",
+        str(out / "pictures"),
+    ]
+    assert main(arguments) == 0
+    table = pd.read_csv(out / "t.csv")
+    assert list(table.columns) == TABLE_COLUMNS
+    assert [path.rsplit("/", 1)[-1] for path in table["file"]] == ["a.png", "b.dcm", "a.png"]
+    assert table["error"].isna().tolist() == [True, False, True]
+    assert table.loc[0, ["heart_x_min", "heart_y_max", "ctr"]].tolist() == pytest.approx([40, 80, 0.5])
+    assert len(list((out / "pictures").glob("*.png"))) == 2
+    assert (
+        "3 images, 2 answered, 0 of them in doubt, 1 could not be read; files of other kinds passed over: 1"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_missing_file_is_a_row_and_no_traceback(weights, capsys):
+    assert main(["nowhere.dcm", "--weights", str(weights)]) == 1
+    assert "there is no such file" in capsys.readouterr().out
+
+
+def test_nothing_to_work_with(weights, tmp_path, capsys):
+    assert main(["x.dcm", "--weights", str(tmp_path / "none.pt")]) == 2
+    assert "03-Model-Training" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--weights", str(weights)]) == 2
+    assert "no X-ray files" in capsys.readouterr().err
+
+
+def test_strict(weights, films, tmp_path):
+    arguments = [str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--strict"]) == 1
+    assert main([str(films / "a.png"), "--weights", str(weights), "--strict"]) == 0
+
+
+def test_a_run_that_was_stopped_goes_on(weights, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [str(tmp_path), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    detect, asked = HeartDetector.detect, []
+
+    def dying(self, path):
+        asked.append(path.name)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return detect(self, path)
+
+    monkeypatch.setattr(HeartDetector, "detect", dying)
+    assert main(arguments) == 130
+    assert not (tmp_path / "t.csv").exists()
+    with (tmp_path / "t.csv.unfinished").open("a") as stream:
+        stream.write('{"key": "half a li')  # what a crash may leave
+    cv2.imwrite(str(tmp_path / "1.png"), rng.integers(0, 255, (130, 130), dtype=np.uint8))  # changed meanwhile
+    assert main(arguments) == 0
+    assert asked == ["0.png", "1.png", "2.png", "3.png", "1.png", "3.png", "4.png", "5.png"]
+    again = pd.read_csv(tmp_path / "t.csv")
+    assert again["rows"].tolist() == [128, 130, 128, 128, 128, 128]
+    assert sorted(path.name for path in tmp_path.glob("t.csv*")) == ["t.csv"]
+    assert main(arguments) == 0  # a finished run is no unfinished one: all is asked anew
+    assert len(asked) == 14
+    pd.testing.assert_frame_equal(again, pd.read_csv(tmp_path / "t.csv"))
+
+
+def test_errors_are_not_remembered(weights, tmp_path, monkeypatch):
+    """Two files that are not there, and one that a missing decoder could not read, when a run is stopped."""
+    named = [tmp_path / name for name in ("a.dcm", "b.dcm", "c.png", "d.png")]
+    for path in named[2:]:
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [*map(str, named), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    detect = HeartDetector.detect
+
+    def failing(self, path):
+        if path.name == "c.png":
+            raise XRayError(f"{path}: no decoder")
+        if path.name == "d.png":
+            raise KeyboardInterrupt
+        return detect(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeartDetector, "detect", failing)
+        assert main(arguments) == 130
+    assert main(arguments) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert [Path(name).name for name in table["file"]] == ["a.dcm", "b.dcm", "c.png", "d.png"]
+    assert table["error"].notna().tolist() == [True, True, False, False]
+    assert "b.dcm" in table["error"][1]
+
+
+def test_without_a_csv_the_answer_is_printed(weights, films, capsys):
+    assert main([str(films), "--weights", str(weights)]) == 0
+    out = capsys.readouterr().out
+    assert "Heart: x 40 to 80, y 32 to 80 pixels of the original image" in out
+    assert "Cardiothoracic ratio: 0.50" in out
+    assert "this is no DICOM" in out
+
+
+def test_numbers_look_alike_with_and_without_errors(weights, films, tmp_path):
+    main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")])
+    assert ",128,128," in (tmp_path / "t.csv").read_text()
+
+
+def test_reports(weights, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "jane doe.png"), rng.integers(0, 255, (128, 160), dtype=np.uint8))
+    assert main([str(tmp_path / "jane doe.png"), "--weights", str(weights), "--reports", str(tmp_path / "out")]) == 0
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["00001-jane doe-why.png", "00001-jane doe.json", "00001-jane doe.png"]
+    answer = json.loads((tmp_path / "out" / "00001-jane doe.json").read_text())
+    assert answer["file"].endswith("/jane doe.png")
+    assert answer["heart"] == pytest.approx({"x_min": 50, "y_min": 32, "x_max": 100, "y_max": 80})
+    assert answer["heart_interval"]["x_min"] == pytest.approx([45, 55])
+    assert (answer["rows"], answer["columns"]) == (128, 160)
+    assert answer["cardiothoracic_ratio"] == pytest.approx(0.5)
+    assert answer["interval_level"] == 0.9
+    assert answer["heart_margins_mm"] is None  # a picture has no millimetres
+    assert answer["doubts"] == [] and answer["notes"]
+
+
+def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
+    """A row for each, the errors in theirs, and the rest unharmed."""
+    rng, folder = np.random.default_rng(0), tmp_path / "films"
+    folder.mkdir()
+    ok, film = cv2.imencode(".png", rng.integers(0, 255, (64, 64), dtype=np.uint8))
+    for i in range(500):
+        bad = i % 10 == 3
+        data = film.tobytes()[: 40 * (i // 10)] if bad else film.tobytes()
+        (folder / f"film-{i:03d}.png").write_bytes(data)
+    assert main([str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert len(table) == 500
+    assert table["error"].notna().to_numpy().nonzero()[0].tolist() == list(range(3, 500, 10))
+    assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
+    assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
+    assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
+    assert "500 images, 450 answered, 450 of them in doubt, 50 could not be read" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("my,precious\n")
+    (tmp_path / "file").write_text("x")
+    for option, place, said in (
+        ("--csv", tmp_path, "this is a folder"),
+        ("--csv", tmp_path / "mine.csv", "no table of this command"),
+        ("--overlays", tmp_path / "file", "this is a file; name a folder"),
+        ("--dicom-sr", tmp_path / "file", "--dicom-sr"),
+    ):
+        assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == "my,precious\n"
+    assert not list(tmp_path.glob("*.unfinished"))
+    for _ in range(2):  # its own table is replaced
+        assert main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+
+
+def test_an_interruption_says_how_to_go_on(weights, films, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeartDetector, "detect", interrupted)
+    assert main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_films_without_an_ending_are_found_in_a_folder(weights, tmp_path, capsys):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
+    (folder / "PICTURE").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    film = film_of(pixels.astype(np.uint16), 12)
+    del film.file_meta
+    film.save_as(folder / "IM0001", implicit_vr=True, little_endian=True)
+    (folder / "lost.dcm").symlink_to(folder / "nowhere.dcm")
+    (folder / "README").write_text("words")
+    assert main([str(folder), "--weights", str(weights)]) == 0
+    printed = capsys.readouterr()
+    assert "3 images, 2 answered" in printed.err and "files of other kinds passed over: 1" in printed.err
+    assert "lost.dcm: there is no such file" in printed.out
+
+
+def test_names_that_no_file_system_takes_and_words_that_look_like_formulas(weights, tmp_path):
+    long = "\N{GREEK SMALL LETTER ALPHA}" * 120  # 240 bytes
+    folder = tmp_path / "films"
+    folder.mkdir()
+    header = film_of(np.random.default_rng(0).integers(0, 4095, (128, 128)).astype(np.uint16), 12)
+    header.BodyPartExamined = "KNEE $^^$"
+    header.save_as(folder / f"{long}.dcm", enforce_file_format=True)
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(tmp_path / "o"), "--reports", str(tmp_path / "r")]
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "o").glob("00001-*.png"))) == 1
+    assert len(list((tmp_path / "r").iterdir())) == 3
+
+
+def test_going_on_never_leaves_the_picture_of_another_film(weights, tmp_path, monkeypatch):
+    """Pictures are numbered: a film that came meanwhile moves the numbers of those behind it."""
+    folder, noise = tmp_path / "films", np.random.default_rng(0)
+    for place in ("a/1.png", "b/1.png"):
+        (folder / place).parent.mkdir(parents=True)
+        cv2.imwrite(str(folder / place), noise.integers(0, 255, (128, 128), dtype=np.uint8))
+    arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(tmp_path / "o")]
+    monkeypatch.setattr("heartbox.cli.draw_detection", lambda found: found.xray.path.as_posix())
+    monkeypatch.setattr("heartbox.cli.save_figure", save_words)
+    with monkeypatch.context() as patch:
+        patch.setattr("heartbox.inference.archive.Journal.close", interrupt)
+        assert main(arguments) == 130
+    cv2.imwrite(str(folder / "a" / "0.png"), noise.integers(0, 255, (128, 128), dtype=np.uint8))
+    assert main(arguments) == 0
+    for number, file in enumerate(pd.read_csv(tmp_path / "t.csv")["file"], start=1):
+        assert (tmp_path / "o" / f"{number:05d}-{Path(file).stem}.png").read_text() == file
+
+
+def save_words(path, words):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(words)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_own_pictures_among_the_films_are_no_films(weights, films, tmp_path, capsys):
+    arguments = [str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    arguments += ["--overlays", str(films / "deeper")]
+    assert main(arguments) == 0
+    first = pd.read_csv(tmp_path / "t.csv")
+    assert main(arguments) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), first)  # the film in that folder still among them
+    assert "passed over: 3" in capsys.readouterr().err.splitlines()[-1]
+    assert main(arguments[:-2]) == 0  # asked for without that folder, they are pictures like others
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 5
+
+
+def test_no_heart_is_said_everywhere(weights, films, tmp_path, capsys, monkeypatch):
+    detect = HeartDetector.detect
+    turned = [2, 1, 0, 3]  # x_min behind x_max
+    monkeypatch.setattr(
+        HeartDetector,
+        "detect",
+        lambda self, source: dataclasses.replace(found := detect(self, source), heart=found.heart[turned]),
+    )
+    assert main([str(films / "a.png"), "--weights", str(weights)]) == 0
+    assert "No heart was found." in capsys.readouterr().out
+    assert main([str(films / "a.png"), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 0
+    assert pd.read_csv(tmp_path / "t.csv").filter(like="heart_").isna().all(axis=None)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--overlays", "--reports"])
+def test_what_cannot_be_written_is_said_in_a_line(weights, films, tmp_path, capsys, option):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "below.csv"  # below a file there is no folder
+    assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
+    assert f"{tmp_path.as_posix()}/file" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Films with other greys look alike to a network, and nothing is made of nothing."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import draw_disc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heartbox.inference.detector import HeartDetector
+from heartbox.models.build import build_model
+from heartbox.xray.contrast import has_low_contrast, normalize_contrast
+from heartbox.xray.reader import as_xray
+
+
+def made_film(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    film = 0.3 + 0.4 * draw_disc(64, (30, 36), (14, 12)) + 0.02 * rng.standard_normal((64, 64))
+    return np.clip(film, 0, 1).astype(np.float32)
+
+
+@given(low=st.floats(0, 0.5), gain=st.floats(0.05, 0.5))
+def test_any_straight_line_through_the_greys_gives_the_same(low, gain):
+    film = made_film()
+    np.testing.assert_allclose(normalize_contrast(low + gain * film), normalize_contrast(film), atol=2e-3)
+
+
+def test_a_tone_curve_is_undone_by_half():
+    film = made_film()
+    curved = film**2.2
+    before = np.abs(curved - film).mean()
+    assert np.abs(normalize_contrast(curved) - normalize_contrast(film)).mean() < 0.5 * before
+
+
+def test_the_whole_range_is_used_and_no_two_greys_change_places():
+    film = made_film()
+    even = normalize_contrast(0.9 + 0.05 * film)
+    assert even.dtype == np.float32
+    assert even.min() < 0.02
+    assert even.max() > 0.98
+    order = np.argsort(film, axis=None)
+    assert (np.diff(even.ravel()[order]) >= -1e-6).all()
+
+
+def test_a_negative_stays_a_negative():
+    film = made_film()
+    np.testing.assert_allclose(normalize_contrast(1 - film), 1 - normalize_contrast(film), atol=1e-5)
+
+
+def test_by_hand():
+    """Four greys, each on a quarter: ranks 1/8, 3/8, 5/8, 7/8; stretched from the ends to 0 and 1."""
+    film = np.repeat(np.array([0.2, 0.3, 0.5, 0.6], np.float32), 64).reshape(16, 16)
+    expected = (np.array([0, 0.25, 0.75, 1]) + np.array([1, 3, 5, 7]) / 8) / 2
+    np.testing.assert_allclose(normalize_contrast(film)[::4, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.4, 1.0])
+def test_one_grey_stays_one_grey(grey):
+    film = np.full((32, 32), grey, np.float32)
+    np.testing.assert_array_equal(normalize_contrast(film), film)
+    rounded = film + 1e-6 * np.random.default_rng(0).standard_normal(film.shape).astype(np.float32)
+    assert np.ptp(normalize_contrast(rounded)) < 1e-4  # noise of rounding is not blown up
+
+
+def test_low_contrast_is_seen_before_it_is_evened():
+    film = made_film()
+    assert has_low_contrast(0.9 + 0.1 * film)
+    assert not has_low_contrast(film)
+
+
+def test_the_detector_shows_films_as_its_weights_saw_them():
+    """Weights that were trained on evened films get them, weights of an earlier version do not."""
+    film = 0.9 + 0.08 * made_film()
+    config = {"mean": 0.5, "std": 0.25, "size": 64, "targets": ["heart"], "layout": "made"}
+    torch.manual_seed(0)
+    model = build_model("resnet18", "edges", size=64)
+    earlier = HeartDetector(model, config)
+    now = HeartDetector(model, config | {"contrast": "even"})
+    xray = as_xray(film)
+    np.testing.assert_allclose(earlier.shown(xray), film, atol=1e-3)
+    np.testing.assert_allclose(now.shown(xray), normalize_contrast(film), atol=1e-3)
+    brighter = as_xray(0.1 + 0.5 * film)
+    np.testing.assert_allclose(now.detect(xray).heart, now.detect(brighter).heart, atol=0.2)
