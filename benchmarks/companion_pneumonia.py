@@ -52,12 +52,13 @@ from companions.pneumonia.model import (  # noqa: E402
 )
 from heartbox.data.splits import assign_folds  # noqa: E402
 from heartbox.explain.attribution import class_activation_map  # noqa: E402
+from heartbox.models.weights import released_weights  # noqa: E402
 from heartbox.training.loop import fit  # noqa: E402
 from heartbox.utils.atomic import complete_or_absent  # noqa: E402
 
 SEED, RECALL = 0, 0.9
 WATCHED = 32  # films that are measured after each epoch, which decides nothing
-HEART = RESULTS.parent / "weights" / "heart-resnet18.pt"
+HEART = released_weights()
 WHAT_IT_IS = {
     "last layer alone": "the trunk of the released heart network as it is, and a logistic regression on its pooled "
     "features",

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from heartbox import HeartDetector
 from heartbox.explain.attribution import occlusion_map
 from heartbox.explain.faithfulness import METHODS, measure, randomised, rank_agreement
+from heartbox.models.weights import released_weights
 from heartbox.utils.atomic import complete_or_absent
 from heartbox.xray.reader import load_xray
 
@@ -34,7 +35,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", default=RESULTS.parent / "weights" / "heart-resnet18.pt")
+    parser.add_argument("--weights", default=released_weights())
     parser.add_argument("--films", type=int, default=20)
     arguments = parser.parse_args()
     need(arguments.data, "nih/images")

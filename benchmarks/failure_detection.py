@@ -23,6 +23,7 @@ from pydicom.data import get_testdata_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heartbox import HeartDetector, read_xray
+from heartbox.models.weights import released_weights
 from heartbox.utils.atomic import complete_or_absent
 
 
@@ -104,7 +105,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", default=RESULTS.parent / "weights" / "heart-resnet18.pt")
+    parser.add_argument("--weights", default=released_weights())
     arguments = parser.parse_args()
     need(arguments.data, "nih/images", "atrium")
     detector = HeartDetector.from_weights(arguments.weights)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from failure_detection import need
 
 from heartbox import HeartDetector
+from heartbox.models.weights import released_weights
 from heartbox.utils.atomic import complete_or_absent
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -30,7 +31,7 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--weights", default=RESULTS.parent / "weights" / "heart-resnet18.pt")
+    parser.add_argument("--weights", default=released_weights())
     arguments = parser.parse_args()
     need(arguments.data, "nih/labels.csv", "nih/images", "rsna/rsna_heart_detection.csv")
     films = pd.read_csv(arguments.data / "nih" / "labels.csv")

@@ -3,6 +3,7 @@
 from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import read_xray
 
+__version__ = "0.2.0"
 __all__ = ["HeartDetector", "XRayError", "read_xray"]
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm  # noqa: E402
 
 from heartbox.inference.archive import Journal, without_own_outputs
 from heartbox.inference.detector import HeartDetector  # noqa: E402
+from heartbox.models.weights import RELEASED_NAME, released_weights  # noqa: E402
 from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture  # noqa: E402
 from heartbox.reporting.export import TABLE_COLUMNS, table_row, write_report  # noqa: E402
 from heartbox.reporting.plots import draw_detection, save_figure  # noqa: E402
@@ -29,8 +30,8 @@ from heartbox.xray.errors import XRayError  # noqa: E402
 
 # Of the pictures and reports written here; most file systems take 255 bytes, and a letter may need four.
 LONGEST_STEM = 50
-RELEASED = Path(__file__).resolve().parents[1] / "weights" / "heart-resnet18.pt"  # beside this folder
-WEIGHTS = (Path("weights/heart-resnet18.pt"), RELEASED, Path("artifacts/model/model.pt"))
+# Asked for in this order where --weights is not given.
+WEIGHTS = (Path("weights") / RELEASED_NAME, released_weights(), Path("artifacts/model/model.pt"))
 
 
 def answer(detector: HeartDetector, source: XRaySource, wanted: dict[str, Path]) -> dict:
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m heartbox", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="heartbox", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")

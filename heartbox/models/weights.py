@@ -20,7 +20,16 @@ from heartbox.utils.atomic import complete_or_absent
 
 # Stands in the config of every weights file, so that a file of something else is refused.
 WEIGHTS_FORMAT = "heartbox-weights-1"
+# The weights that come with the project; their model card lies beside them.
+RELEASED_NAME = "heart-resnet18.pt"
 CONFIG_KEYS = ("backbone", "head", "size", "targets", "mean", "std", "layout")
+
+
+def released_weights() -> Path:
+    """Return the path of the released weights: inside the installed package, or ``weights/`` of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "weights" / RELEASED_NAME, package.parent / "weights" / RELEASED_NAME
+    return installed if installed.is_file() else checkout
 
 
 def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = False, **notes) -> None:
