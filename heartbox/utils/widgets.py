@@ -80,9 +80,9 @@ def upload_button(accept: str, folder: str | Path, description: str = "Your X-ra
         import traitlets
     except ImportError:
         return None
-    folder = Path(folder).resolve()
-    if folder in _buttons:
-        return _buttons[folder]
+    key = Path(folder).resolve()
+    if key in _buttons:
+        return _buttons[key]
 
     class UploadButton(anywidget.AnyWidget):
         _esm = _BROWSER
@@ -96,7 +96,7 @@ def upload_button(accept: str, folder: str | Path, description: str = "Your X-ra
     button = UploadButton(accept=accept, description=description, status="No file yet.")
     button.receiver = FileReceiver(folder)
     button.on_msg(lambda widget, content, parts: _take(widget, content, parts))
-    _buttons[folder] = button
+    _buttons[key] = button
     return button
 
 
