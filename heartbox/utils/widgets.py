@@ -22,9 +22,12 @@ function render({ model, el }) {
   const label = document.createElement("label");
   const input = document.createElement("input");
   const status = document.createElement("div");
-  label.textContent = model.get("description") + " ";
+  label.textContent = model.get("description");
+  label.style.cssText = "display: inline-block; padding: 6px 12px; border: 1px solid; border-radius: 4px; cursor: pointer";
   input.type = "file";
   input.accept = model.get("accept");
+  // Its own words, "no file chosen", would contradict the status when the cell is run again.
+  input.style.cssText = "position: absolute; opacity: 0; width: 1px";
   status.setAttribute("role", "status");
   label.append(input);
   el.classList.add("heartbox-upload");
@@ -45,6 +48,7 @@ function render({ model, el }) {
       model.send({ upload, name: file.name, start, size: file.size }, undefined, [part]);
       start += PART;
     } while (start < file.size);
+    input.value = "";  // so that the same file can be chosen again
   });
 
   return () => model.off("change:status", show);
@@ -56,7 +60,7 @@ export default { render };
 _buttons: dict[Path, Any] = {}  # one a folder, so that the cell that is run again shows the one that holds the file
 
 
-def upload_button(accept: str, folder: str | Path, description: str = "Your X-ray") -> Any | None:
+def upload_button(accept: str, folder: str | Path, description: str = "Choose an X-ray") -> Any | None:
     """Return the button for one file; None where anywidget is not installed.
 
     Called again in the same session it returns the same button, so that *Run All* keeps what was uploaded.
@@ -68,7 +72,7 @@ def upload_button(accept: str, folder: str | Path, description: str = "Your X-ra
     folder : path
         Where the file is written, under its own name; one of the same name is replaced.
     description : str
-        What stands before the button.
+        What stands on the button.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def upload_button(accept: str, folder: str | Path, description: str = "Your X-ra
         status = traitlets.Unicode().tag(sync=True)
 
         def __repr__(self) -> str:  # what a page without widgets shows
-            return "Your X-ray: [a button for a file, while the notebook is running]"
+            return "Here stands a button for a file while the notebook is running."
 
     button = UploadButton(accept=accept, description=description, status="No file yet.")
     button.receiver = FileReceiver(folder)

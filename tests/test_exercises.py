@@ -1,0 +1,91 @@
+"""The notebooks' exercises, found by their cells' tags: whole, folded, and solved by the solutions they give.
+
+An exercise is four cells that share a tag ``exercise-1``, ``exercise-2``, ...: a question, an answer to fill in, a
+check, and a folded solution whose one block of code can stand in place of the answer.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute
+
+ROLES = {"question": "markdown", "answer": "code", "check": "code", "solution": "markdown"}
+
+
+def exercises_of(notebook) -> dict[str, list]:
+    """Return the cells of each exercise, in their order."""
+    found: dict[str, list] = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if re.fullmatch(r"exercise-\d", tag):
+                found.setdefault(tag, []).append(cell)
+    return found
+
+
+def solution_code(cell) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", cell.source, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 1, cell.source
+    return blocks[0].rstrip()
+
+
+def said_by(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs).strip()
+
+
+def solve(path: Path) -> None:
+    """Put each solution in place of its answer."""
+    notebook = nbformat.read(path, 4)
+    for _, answer, _, solution in exercises_of(notebook).values():
+        answer.source = solution_code(solution)
+    nbformat.write(notebook, path)
+
+
+def check_that_all_are_right(path: Path) -> None:
+    for name, (_, _, check, _) in exercises_of(nbformat.read(path, 4)).items():
+        assert said_by(check).startswith("Right."), f"{path.name}, {name}: {said_by(check)}"
+
+
+@pytest.mark.parametrize("name", [*NOTEBOOKS, *COMPANIONS])
+def test_exercises_are_whole(name):
+    found = exercises_of(nbformat.read(ROOT / name, 4))
+    if not found:
+        pytest.skip("its exercises are still a list")
+    assert 3 <= len(found) <= 5
+    assert list(found) == [f"exercise-{k + 1}" for k in range(len(found))]
+    for cells in found.values():
+        assert [set(cell.metadata.tags) & set(ROLES) for cell in cells] == [{role} for role in ROLES]
+        assert [cell.cell_type for cell in cells] == list(ROLES.values())
+        question, answer, check, solution = cells
+        assert question.source.startswith("### Exercise")
+        assert re.match(r"<details>\s*<summary>Solution</summary>\n\n.*</details>$", solution.source.strip(), re.DOTALL)
+        compile(solution_code(solution), name, "exec")
+        assert answer.outputs == []
+        assert "check(" in check.source
+        assert said_by(check) == "No answer yet."
+
+
+@pytest.mark.slow
+def test_the_solutions_of_the_four_are_right(tmp_path):
+    folder = copy_project(tmp_path / "copy")
+    shutil.copytree(ROOT / "weights", folder / "weights")
+    for name in NOTEBOOKS:
+        solve(folder / name)
+    run = execute(folder, NOTEBOOKS)
+    assert run.returncode == 0, run.stderr[-3000:]
+    for name in NOTEBOOKS:
+        check_that_all_are_right(folder / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMPANIONS if exercises_of(nbformat.read(ROOT / name, 4))])
+def test_the_solutions_of_a_companion_are_right(tmp_path, name):
+    folder = copy_project(tmp_path / "copy", [])
+    shutil.copytree(ROOT / "weights", folder / "weights")
+    shutil.copytree(ROOT / "companions", folder / "companions", ignore=shutil.ignore_patterns("__pycache__"))
+    solve(folder / name)
+    run = execute(folder, [name])
+    assert run.returncode == 0, run.stderr[-3000:]
+    check_that_all_are_right(folder / name)
