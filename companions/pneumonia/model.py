@@ -117,8 +117,7 @@ def build_classifier(size: int = 224, start: str | Path = "", pretrained: bool =
         if config["backbone"] != "resnet18":
             raise ValueError(f"{start}: weights of {config['backbone']}; the trunk of a resnet18 is wanted")
         # The edges network keeps the trunk in three levels, the regression network in one piece.
-        trunk = getattr(learnt, "levels", None)
-        layers = [*trunk[0], *trunk[1:]] if trunk is not None else [*learnt.features]
+        layers = [*learnt.levels[0], *learnt.levels[1:]] if learnt.head_name == "edges" else [*learnt.features]
         for mine, layer in zip(model.features, layers, strict=True):
             mine.load_state_dict(layer.state_dict())
     return model

@@ -201,7 +201,7 @@ def difference_by_layer(model: nn.Module, x: Tensor) -> pd.DataFrame:
     pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
     for number, module in enumerate(pools, start=1):
         watch(f"block {number}", module)
-    if hasattr(model, "edges"):
+    if model.head_name == "edges":
         watch("pyramid", model.smooth)
     else:
         layers = [module for module in model.regress if isinstance(module, nn.Linear)][:-1]

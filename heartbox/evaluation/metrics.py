@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from heartbox.boxes import EDGES, as_boxes, box_iou, cardiothoracic_ratio
+from heartbox.models.heads import BoxNet
 from heartbox.utils.atomic import complete_or_absent
 
 
@@ -34,24 +34,25 @@ def mean_box(boxes: NDArray) -> NDArray[np.float64]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, dataset: Dataset, batch_size: int = 16) -> tuple[NDArray, NDArray | None]:
+def predict(model: BoxNet, dataset: Dataset, batch_size: int = 16) -> tuple[NDArray, NDArray | None]:
     """Run a model over a dataset.
 
     Returns
     -------
     tuple
-        Coordinates (N, 4 * targets) in pixels, and the spread of each edge's distribution in the same shape;
-        None for a head that has none.
+        Coordinates (N, 4 * targets) in pixels, and the standard deviation of each edge's distribution in the same
+        shape; None for a head without distributions.
     """
     model.eval()
-    place = next(model.parameters()).device
-    coordinates, spreads = [], []
+    device = next(model.parameters()).device
+    coordinates, deviations = [], []
     for x, *_ in DataLoader(dataset, batch_size):
-        features = model.features(x.to(place))
-        coordinates.append(model.read(features).cpu().numpy())
-        if hasattr(model, "edges"):
-            spreads.append(model.head(features).spread.cpu().numpy())
-    return np.concatenate(coordinates), np.concatenate(spreads) if spreads else None
+        features = model.features(x.to(device))
+        found, std = model.coordinates_and_std(features)
+        coordinates.append(found.cpu().numpy())
+        if std is not None:
+            deviations.append(std.cpu().numpy())
+    return np.concatenate(coordinates), np.concatenate(deviations) if deviations else None
 
 
 def evaluate(predicted: NDArray, truth: NDArray) -> dict:

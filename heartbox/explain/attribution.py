@@ -35,7 +35,7 @@ def class_activation_map(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     ValueError
         If the model does not end in global pooling and one linear layer.
     """
-    if getattr(model, "backbone", None) != "resnet18" or not isinstance(getattr(model, "regress", None), nn.Linear):
+    if not model.has_linear_head:
         raise ValueError("an exact class-activation map needs resnet18 with the regression head")
     with torch.no_grad():
         features = model.features(x)
@@ -86,7 +86,7 @@ def _feature_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor
     """Return the last feature map, (N, C, h, w), and the gradient of each coordinate there, in the same shape."""
     with torch.enable_grad():
         features = model.features(x).detach().requires_grad_()
-        coordinates = model.read(features)
+        coordinates = model.coordinates(features)
         edges = range(coordinates.shape[1])
         gradients = [torch.autograd.grad(coordinates[:, e].sum(), features, retain_graph=True)[0] for e in edges]
     return features.detach(), gradients
@@ -190,7 +190,7 @@ def smooth_gradients(model: nn.Module, x: Tensor, sigma: float = 3.0) -> Tensor:
 
 def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
     """Return the signed map of each coordinate, (N, E, h, w), by the method that suits the head."""
-    if getattr(model, "backbone", None) == "resnet18" and isinstance(getattr(model, "regress", None), nn.Linear):
+    if model.has_linear_head:
         return class_activation_map(model, x)[0]
     return hires_cam(model, x)
 

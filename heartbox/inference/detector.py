@@ -254,7 +254,6 @@ class HeartDetector:
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
         """Return coordinates and spreads, (N, 4 * targets) each, in pixels of the network's input."""
         features = self.model.features(x)
-        coordinates = self.model.read(features).double().numpy()
-        if hasattr(self.model, "edges"):
-            return coordinates, self.model.head(features).spread.double().numpy()
-        return coordinates, np.ones_like(coordinates)
+        coordinates, std = self.model.coordinates_and_std(features)
+        coordinates = coordinates.double().numpy()
+        return coordinates, np.ones_like(coordinates) if std is None else std.double().numpy()

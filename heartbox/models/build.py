@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from heartbox.models.backbones import BACKBONES, load_backbone
-from heartbox.models.heads import EdgesNet, RegressionNet
+from heartbox.models.heads import BoxNet, EdgesNet, RegressionNet
 
 HEADS = ("regression", "edges")
 
@@ -22,7 +20,7 @@ def build_model(
     targets: Sequence[str] = ("heart",),
     size: int = 224,
     hidden: Sequence[int] = (),
-) -> nn.Module:
+) -> BoxNet:
     """Build a network that finds boxes in a single-channel image.
 
     Parameters
@@ -45,7 +43,7 @@ def build_model(
 
     Returns
     -------
-    nn.Module
+    BoxNet
         Maps (N, 1, size, size) to (N, 4 * targets), in pixels.
 
     Raises

@@ -1,34 +1,163 @@
-"""Backbones and heads: how a network turns one grey image into the edges of boxes.
+"""Heads: how the features of a backbone become the edges of boxes.
 
-``build_model`` puts a head on a backbone. Every model takes (N, 1, size, size), z-normalised, and gives
-(N, 4 * targets) coordinates in pixels. Knows torch and torchvision only: no files, no boxes, no training.
+Every network takes (N, 1, size, size), z-normalised, and gives (N, 4 * targets) coordinates in pixels. Knows torch
+only: no files, no labels, no training. :func:`heartbox.models.build.build_model` puts a head on a backbone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# ---------------------------------------------------------------- backbones
 
+@dataclass(frozen=True)
+class EdgeDistributions:
+    """Probability distributions of the edges in a batch of images.
 
-# ---------------------------------------------------------------- the classic head
-
-
-class RegressionNet(nn.Module):
-    """The classic recipe: the backbone as torchvision has it, its last layer putting out coordinates in pixels.
-
-    With ``resnet18`` that is global average pooling and one linear layer, which is what makes an exact
-    class-activation map possible (Zhou et al. 2016): a coordinate is a sum over places of the feature map.
+    Attributes
+    ----------
+    logits : Tensor, shape (N, E, bins)
+        Unnormalised log-probability of each bin, for each of the E = 4 * targets edges.
+    positions : Tensor, shape (bins,)
+        Centres of the bins, in pixels.
+    attention : Tensor, shape (N, E, h, w)
+        Weight of each row, for a vertical edge, in each column (sums to 1 down the columns), and of each column, for
+        a horizontal edge, in each row (sums to 1 along the rows).
     """
 
-    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int, hidden: Sequence[int] = ()):
+    logits: Tensor
+    positions: Tensor
+    attention: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Distributions, (N, E, bins), each summing to 1."""
+        return self.logits.softmax(dim=-1)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Means of the distributions, (N, E), in pixels."""
+        return self.probabilities @ self.positions
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations of the distributions, (N, E), in pixels: the network's own uncertainty."""
+        second_moment = self.probabilities @ self.positions.square()
+        return (second_moment - self.coordinates.square()).clamp_min(0).sqrt()
+
+
+class BoxNet(nn.Module):
+    """A backbone and a head that find boxes: the base class of every network here.
+
+    Code that uses a network asks these attributes what it can do and never looks for attributes of one head.
+
+    Attributes
+    ----------
+    head_name : str
+        ``"regression"`` or ``"edges"``, as in a weights file.
+    can_learn_masks : bool
+        Whether :meth:`add_mask_head` works.
+    has_linear_head : bool
+        Whether the head is global average pooling and one linear layer, which an exact class-activation map needs.
+    features : callable
+        Maps images, (N, 1, size, size), to the last feature map, (N, C, h, w).
+    backbone : str
+        Name of the backbone.
+    targets : int
+        Number of boxes.
+    size : int
+        Side of the input images, in pixels.
+    hidden : tuple of int
+        Widths of additional fully connected layers.
+    pretrained : bool
+        Whether the backbone started from ImageNet weights.
+    mask_head : nn.Module or None
+        Auxiliary output for the targets' masks, used in training only.
+    """
+
+    head_name: ClassVar[str]
+    can_learn_masks: ClassVar[bool] = False
+    # Declared and not defined: one head has a submodule of this name, which a method would hide.
+    features: Callable[[Tensor], Tensor]
+
+    def __init__(self, backbone: str, targets: int, size: int, hidden: Sequence[int] = ()):
         super().__init__()
         self.backbone, self.targets, self.size, self.hidden = backbone, targets, size, tuple(hidden)
+        self.pretrained = False
+        self.mask_head: nn.Module | None = None
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether a coordinate is a weighted sum of globally averaged features."""
+        return False
+
+    def coordinates(self, features: Tensor) -> Tensor:
+        """Turn the last feature map, (N, C, h, w), into coordinates, (N, 4 * targets), in pixels."""
+        raise NotImplementedError
+
+    def predict_distribution(self, features: Tensor) -> EdgeDistributions | None:
+        """Turn the last feature map into the distributions of the edges; None for a head without distributions."""
+        return None
+
+    def coordinates_and_std(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Turn the last feature map into coordinates and their standard deviations.
+
+        Parameters
+        ----------
+        features : Tensor, shape (N, C, h, w)
+            From ``features(x)``.
+
+        Returns
+        -------
+        tuple
+            Both of shape (N, 4 * targets), in pixels; the second is None for a head without distributions.
+        """
+        distributions = self.predict_distribution(features)
+        if distributions is None:
+            return self.coordinates(features), None
+        return distributions.coordinates, distributions.std
+
+    def start_at(self, boxes: Tensor) -> None:
+        """Make the untrained network answer about `boxes`, shape (4 * targets,), whatever it is shown.
+
+        Raises
+        ------
+        ValueError
+            If the head has no bias that would do this.
+        """
+        raise ValueError(f"the {self.head_name} head cannot start at given boxes: set start_at_mean to False")
+
+    def add_mask_head(self) -> None:
+        """Add an auxiliary output for each target's mask.
+
+        Raises
+        ------
+        ValueError
+            If the head cannot learn from masks.
+        """
+        raise ValueError(f"the {self.head_name} head cannot learn from masks: set mask_weight to 0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images, (N, 1, size, size), to coordinates, (N, 4 * targets), in pixels."""
+        return self.coordinates(self.features(x))
+
+
+class RegressionNet(BoxNet):
+    """The classic recipe: torchvision's backbone, whose last layer gives the coordinates in pixels.
+
+    With ``resnet18`` the head is global average pooling and one linear layer. A coordinate is then a sum over the
+    positions of the feature map, which makes an exact class-activation map possible (Zhou et al. 2016).
+    """
+
+    head_name = "regression"
+
+    def __init__(self, body: nn.Module, backbone: str, targets: int, size: int, hidden: Sequence[int] = ()):
+        super().__init__(backbone, targets, size, hidden)
         if backbone == "resnet18":
             self.features = nn.Sequential(*list(body.children())[:-2])
             last = self._last_layers(body.fc, 4 * targets)
@@ -38,84 +167,48 @@ class RegressionNet(nn.Module):
             last = self._last_layers(body.classifier[-1], 4 * targets)
             self.regress = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), *body.classifier[:-1], *last)
 
-    def _last_layers(self, theirs: nn.Linear, outputs: int) -> list[nn.Module]:
-        """Replace the backbone's last layer; or keep it and put the hidden layers behind it."""
+    def _last_layers(self, original: nn.Linear, outputs: int) -> list[nn.Module]:
+        """Replace the backbone's last layer, or keep it and add the hidden layers after it."""
         if not self.hidden:
-            return [nn.Linear(theirs.in_features, outputs)]
-        layers, width = [theirs], theirs.out_features
-        for wanted in (*self.hidden, outputs):
-            layers += [nn.ReLU(), nn.Linear(width, wanted)]
-            width = wanted
+            return [nn.Linear(original.in_features, outputs)]
+        layers, width = [original], original.out_features
+        for next_width in (*self.hidden, outputs):
+            layers += [nn.ReLU(), nn.Linear(width, next_width)]
+            width = next_width
         return layers
 
     @property
+    def has_linear_head(self) -> bool:
+        """Whether a coordinate is a weighted sum of globally averaged features."""
+        return isinstance(self.regress, nn.Linear)
+
+    @property
     def last_layer(self) -> nn.Linear:
-        """The linear layer that puts out the coordinates."""
+        """The linear layer that gives the coordinates."""
         return self.regress if isinstance(self.regress, nn.Linear) else self.regress[-1]
 
     def start_at(self, boxes: Tensor) -> None:
-        """Set the last bias so that the untrained network answers about `boxes`, shape (4 * targets,)."""
+        """Set the last layer's bias to `boxes`, shape (4 * targets,)."""
         with torch.no_grad():
             self.last_layer.bias.copy_(boxes)
 
-    def read(self, features: Tensor) -> Tensor:
+    def coordinates(self, features: Tensor) -> Tensor:
         """Turn the last feature map, (N, C, h, w), into coordinates, (N, 4 * targets), in pixels."""
         return self.regress(features.mean(dim=(2, 3)) if self.backbone == "resnet18" else features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 1, size, size) to coordinates (N, 4 * targets) in pixels."""
-        return self.read(self.features(x))
 
-
-# ---------------------------------------------------------------- the edges head
-
-
-@dataclass
-class Edges:
-    """What the edges head says of a batch.
-
-    Attributes
-    ----------
-    logits : Tensor, shape (N, E, bins)
-        Unnormalised log-probability of each place for each of the E = 4 * targets edges.
-    positions : Tensor, shape (bins,)
-        Where the bins lie, in pixels.
-    attention : Tensor, shape (N, E, h, w)
-        How much each row counts for a vertical edge in each column (sums to 1 down the columns), and each
-        column for a horizontal edge in each row (sums to 1 along the rows).
-    """
-
-    logits: Tensor
-    positions: Tensor
-    attention: Tensor
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Distributions (N, E, bins), each summing to 1."""
-        return self.logits.softmax(dim=-1)
-
-    @property
-    def coordinates(self) -> Tensor:
-        """Means of the distributions, (N, E), in pixels."""
-        return self.probabilities @ self.positions
-
-    @property
-    def spread(self) -> Tensor:
-        """Standard deviations of the distributions, (N, E), in pixels: the head's own doubt."""
-        second = self.probabilities @ self.positions.square()
-        return (second - self.coordinates.square()).clamp_min(0).sqrt()
-
-
-class EdgesNet(nn.Module):
+class EdgesNet(BoxNet):
     """A backbone, a three-level feature pyramid to stride 8 and the edges head.
 
-    The pyramid (Lin et al. 2017) brings what the deep levels know about anatomy to the fine level, where an
-    edge can be placed: 1x1 convolutions from strides 8, 16 and 32, summed top-down, one 3x3 convolution.
+    The pyramid (Lin et al. 2017) carries what the deep levels know about anatomy to the fine level, where an edge can
+    be located: 1x1 convolutions from strides 8, 16 and 32, summed top-down, then one 3x3 convolution.
     """
 
+    head_name = "edges"
+    can_learn_masks = True
+
     def __init__(self, body: nn.Module, backbone: str, targets: int, size: int, width: int = 64):
-        super().__init__()
-        self.backbone, self.targets, self.size = backbone, targets, size
+        super().__init__(backbone, targets, size)
         if backbone == "resnet18":
             stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool, body.layer1, body.layer2)
             self.levels = nn.ModuleList([stem, body.layer3, body.layer4])
@@ -128,17 +221,16 @@ class EdgesNet(nn.Module):
         self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in channels])
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.head = EdgesHead(width, 4 * targets)
-        self.mask_head: nn.Conv2d | None = None
 
     def add_mask_head(self) -> None:
-        """Give the network something more to learn from: each target's mask, from the pyramid's finest level.
+        """Add an output for each target's mask, computed from the pyramid's finest level.
 
-        It helps the features and not the answer, so it is there in training only and is not saved.
+        It improves the features and is not needed for an answer, so it exists in training only and is not saved.
         """
         self.mask_head = nn.Conv2d(self.laterals[0].out_channels, self.targets, 1)
 
     def features(self, x: Tensor) -> Tensor:
-        """Map images (N, 1, size, size) to the pyramid's finest level, (N, width, size / 8, size / 8)."""
+        """Map images, (N, 1, size, size), to the pyramid's finest level, (N, width, size / 8, size / 8)."""
         levels = []
         for level in self.levels:
             x = level(x)
@@ -148,26 +240,23 @@ class EdgesNet(nn.Module):
             top = lateral(level) + F.interpolate(top, scale_factor=2.0, mode="nearest")
         return self.smooth(top)
 
-    def edges(self, x: Tensor) -> Edges:
-        """Map images (N, 1, size, size) to the distributions of their edges."""
-        return self.head(self.features(x))
+    def predict_distribution(self, features: Tensor) -> EdgeDistributions:
+        """Turn the pyramid's finest level into the distributions of the edges."""
+        return self.head(features)
 
-    def read(self, features: Tensor) -> Tensor:
-        """Turn the pyramid's level into coordinates, (N, 4 * targets), in pixels."""
-        return self.head(features).coordinates
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 1, size, size) to coordinates (N, 4 * targets) in pixels."""
-        return self.read(self.features(x))
+    def coordinates(self, features: Tensor) -> Tensor:
+        """Turn the pyramid's finest level into coordinates, (N, 4 * targets), in pixels."""
+        return self.predict_distribution(features).coordinates
 
 
 class EdgesHead(nn.Module):
-    """Each edge a probability distribution over columns (x) or rows (y).
+    """Predict each edge as a probability distribution over columns (x) or rows (y).
 
-    A vertical edge has one x but shows over many rows: an attention map, one for each edge, weighs the rows of
-    every column and leaves one feature vector a column; a 1-D convolution turns those into logits. A horizontal
-    edge the other way round. The coordinate is the mean of the distribution and its spread the doubt
-    (compare the integral regression of Sun et al. 2018 and the general distribution of Li et al. 2020).
+    A vertical edge has one x but is visible in many rows. An attention map for each edge weights the rows of every
+    column and leaves one feature vector per column; a 1-D convolution turns these into logits. A horizontal edge is
+    treated the same way with rows and columns exchanged. The coordinate is the mean of the distribution, and the
+    standard deviation its uncertainty (compare the integral regression of Sun et al. 2018 and the general
+    distribution of Li et al. 2020).
 
     Parameters
     ----------
@@ -178,7 +267,7 @@ class EdgesHead(nn.Module):
 
     Notes
     -----
-    Nothing in it is tied to a size of image: square images of any multiple of 32 pixels will do.
+    No layer depends on the size of the image: square images of any multiple of 32 pixels are accepted.
     """
 
     stride = 8
@@ -192,15 +281,16 @@ class EdgesHead(nn.Module):
         self.edges = edges
 
     def positions(self, columns: int, like: Tensor) -> Tensor:
-        """Return where the bins lie, in pixels, for a feature map that many columns wide.
+        """Return the centres of the bins, in pixels, for a feature map of that many columns.
 
-        One column more on each side: an edge at the very border of the image is then not squeezed inwards.
+        The bins extend one column beyond the image on each side, so that an edge at the very border of the image is
+        not pushed inwards.
         """
         bins = torch.arange((columns + 2) * self.bins_per_column, dtype=like.dtype, device=like.device)
         return (bins + 0.5) * (self.stride / self.bins_per_column) - self.stride
 
-    def forward(self, features: Tensor) -> Edges:
-        """Map features (N, width, h, w) to the distributions of the edges."""
+    def forward(self, features: Tensor) -> EdgeDistributions:
+        """Map features, (N, width, h, w), to the distributions of the edges."""
         scores = self.attend(features)
         vertical = [edge for edge in range(self.edges) if edge % 2 == 0]
         attention = torch.stack([scores[:, e].softmax(dim=1 if e in vertical else 2) for e in range(self.edges)], dim=1)
@@ -211,4 +301,4 @@ class EdgesHead(nn.Module):
         strip = F.pad(torch.cat(strips, dim=1), (1, 1), mode="replicate")
         strip = F.interpolate(strip, scale_factor=float(self.bins_per_column), mode="linear", align_corners=False)
         logits = self.logits(F.relu(self.hidden(strip)))
-        return Edges(logits, self.positions(features.shape[-1], logits), attention)
+        return EdgeDistributions(logits, self.positions(features.shape[-1], logits), attention)

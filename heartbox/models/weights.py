@@ -56,9 +56,9 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
     config = {
         "format": WEIGHTS_FORMAT,
         "backbone": model.backbone,
-        "head": "edges" if hasattr(model, "edges") else "regression",
+        "head": model.head_name,
         "size": model.size,
-        **({"hidden": list(model.hidden)} if getattr(model, "hidden", ()) else {}),
+        **({"hidden": list(model.hidden)} if model.hidden else {}),
         **{key: stats[key] for key in ("mean", "std", "layout")},
         **({"contrast": stats["contrast"]} if "contrast" in stats else {}),
         **notes,

@@ -370,7 +370,7 @@ def draw_attention(found: HeartDetection, attention: NDArray) -> Figure:
     found : HeartDetection
         What the detector found.
     attention : ndarray, shape (4, h, w)
-        Of :class:`heartbox.models.heads.Edges`, for the heart's edges.
+        Of :class:`heartbox.models.heads.EdgeDistributions`, for the heart's edges.
     """
     image = found.xray.image
     rows, columns = image.shape

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heartbox.models.heads import Edges
+from heartbox.models.heads import EdgeDistributions
 
 
-def edges_to_bins(boxes: Tensor, edges: Edges) -> Tensor:
+def edges_to_bins(boxes: Tensor, edges: EdgeDistributions) -> Tensor:
     """Spread each coordinate over its two neighbouring bins, so that the distribution's mean is the coordinate.
 
     Parameters
     ----------
     boxes : Tensor, shape (N, E)
         Coordinates in pixels.
-    edges : Edges
+    edges : EdgeDistributions
         Gives the places of the bins.
 
     Returns
@@ -36,12 +36,12 @@ def edges_to_bins(boxes: Tensor, edges: Edges) -> Tensor:
     return F.one_hot(low, bins) * (1 - share) + F.one_hot(low + 1, bins) * share
 
 
-def distribution_loss(edges: Edges, boxes: Tensor) -> Tensor:
+def distribution_loss(edges: EdgeDistributions, boxes: Tensor) -> Tensor:
     """Cross-entropy between each edge's distribution and its label, spread over the two neighbouring bins.
 
     Parameters
     ----------
-    edges : Edges
+    edges : EdgeDistributions
         What the head says of a batch.
     boxes : Tensor, shape (N, E)
         Labels in pixels.

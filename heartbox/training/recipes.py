@@ -108,7 +108,7 @@ def make_model(recipe: Recipe, train: Dataset, hidden: Sequence[int] = ()) -> nn
     if unknown.any():
         missing = [target for target, none in zip(recipe.targets, unknown, strict=True) if none]
         raise ValueError(f"no training film has a label of the {' or the '.join(missing)}: leave it out of the targets")
-    if recipe.mask_weight and not hasattr(model, "add_mask_head"):
+    if recipe.mask_weight and not model.can_learn_masks:
         raise ValueError(f"the {recipe.head} head cannot learn from masks: set mask_weight to 0")
     if recipe.start_at_mean:
         model.start_at(torch.from_numpy(mean_box(labels)).float())
@@ -195,10 +195,10 @@ def compute_loss(
     """
     size = size or model.size
     if recipe.loss == "edges":
-        edges = model.head(features)
+        edges = model.predict_distribution(features)
         loss = distribution_loss(edges, boxes) + box_loss(edges.coordinates, boxes, size)
         return loss, edges.coordinates
-    predicted = model.read(features)
+    predicted = model.coordinates(features)
     if recipe.loss == "box":
         return box_loss(predicted, boxes, size), predicted
     if recipe.loss == "mse":

@@ -51,7 +51,7 @@ def test_each_map_belongs_to_its_edge(head):
         features = model.features(x)
         # The directional derivative along the features themselves is the sum of activation times gradient.
         step = 1e-3
-        slope = (model.read(features * (1 + step)) - model.read(features * (1 - step))) / (2 * step)
+        slope = (model.coordinates(features * (1 + step)) - model.coordinates(features * (1 - step))) / (2 * step)
     assert maps.sum(dim=(2, 3))[0].tolist() == pytest.approx(slope[0].tolist(), rel=0.05, abs=0.05)
 
 

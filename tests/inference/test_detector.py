@@ -1,7 +1,6 @@
 """The detector: the way back to original pixels, margins, check_quality, and refusals in plain words."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from heartbox.explain.attribution import EXPLANATIONS
 from heartbox.inference.detector import HeartDetector
 from heartbox.inference.quality_checks import check_quality
 from heartbox.models.build import build_model
+from heartbox.models.heads import BoxNet
 from heartbox.models.weights import save_weights
 from heartbox.phantom import write_phantoms
 from heartbox.xray.borders import plain_border
@@ -233,20 +233,21 @@ def test_an_undecided_network_is_doubted(tmp_path, usual, doubted):
     assert any("undecided" in text for text in warnings) == doubted
 
 
-class Reader(torch.nn.Module):
+class Reader(BoxNet):
     """Stands for a network that is sure of films that are bright at the upper left only, and of no others."""
 
-    edges = None  # it has distributions
+    head_name = "edges"
+
+    def __init__(self):
+        super().__init__("resnet18", 1, 64)
 
     def features(self, x):
         return x
 
-    def read(self, features):
-        return torch.tensor([[20.0, 16, 40, 40]]).repeat(len(features), 1)
-
-    def head(self, x):
+    def coordinates_and_std(self, x):
         stands_out = x[:, 0, :32, :16].mean((1, 2)) - x[:, 0].mean((1, 2))
-        return SimpleNamespace(spread=torch.where(stands_out > 1, 2.0, 9.0)[:, None].repeat(1, 4))
+        std = torch.where(stands_out > 1, 2.0, 9.0)[:, None].repeat(1, 4)
+        return torch.tensor([[20.0, 16, 40, 40]]).repeat(len(x), 1), std
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_without_a_connection_it_says_so_and_starts_from_scratch(monkeypatch):
 def test_distributions():
     model = build_model(head="edges", size=224).eval()
     with torch.no_grad():
-        edges = model.edges(torch.randn(2, 1, 224, 224))
+        edges = model.predict_distribution(model.features(torch.randn(2, 1, 224, 224)))
     assert edges.logits.shape == (2, 4, 60)
     assert edges.positions[0] == -6
     assert edges.positions[-1] == 230  # every 4 px, and past both borders of the image
@@ -84,9 +84,9 @@ def test_distributions():
 def test_mean_and_spread_by_hand():
     # half the mass at 0 and half at 8: mean 4, standard deviation 4
     logits = torch.tensor([[[0.0, -1e9, 0.0]]])
-    edges = heads.Edges(logits, torch.tensor([0.0, 4.0, 8.0]), torch.empty(0))
+    edges = heads.EdgeDistributions(logits, torch.tensor([0.0, 4.0, 8.0]), torch.empty(0))
     assert edges.coordinates.item() == pytest.approx(4)
-    assert edges.spread.item() == pytest.approx(4)
+    assert edges.std.item() == pytest.approx(4)
 
 
 def test_a_bin_lies_over_the_column_it_is_made_of():

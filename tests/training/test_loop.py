@@ -16,7 +16,7 @@ from cardiac_dataset import CardiacDataset
 from heartbox.evaluation.conformal import calibrate
 from heartbox.evaluation.metrics import evaluate, mean_box, predict, skill_over, write_metrics
 from heartbox.imgaug_compat import augmenters as iaa
-from heartbox.models.heads import Edges
+from heartbox.models.heads import EdgeDistributions
 from heartbox.models.weights import save_weights
 from heartbox.training.device import mixed_precision
 from heartbox.training.losses import box_loss, edges_to_bins
@@ -142,7 +142,7 @@ def test_a_loss_that_explodes_says_so(processed, tmp_path):
 
 
 def test_bins_have_the_coordinate_as_their_mean():
-    edges = Edges(torch.zeros(1, 4, 60), torch.arange(60) * 4.0 - 6, torch.empty(0))
+    edges = EdgeDistributions(torch.zeros(1, 4, 60), torch.arange(60) * 4.0 - 6, torch.empty(0))
     boxes = torch.tensor([[0.0, 100.0, 123.4, 224.0]])
     wanted = edges_to_bins(boxes, edges)
     assert torch.allclose(wanted.sum(-1), torch.ones(1, 4))
