@@ -36,20 +36,20 @@ def turn(film: np.ndarray, degrees: float) -> np.ndarray:
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FILMS, MADE = 200, 60
-# What is done to a film, and the words by which a doubt names it.
+# What is done to a film, and the code of the quality flag that names it.
 SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
     "as they are": (lambda film: film, None),
-    "upside down": (lambda film: film[::-1], "upside down"),
-    "turned by 180 degrees": (lambda film: film[::-1, ::-1], "180 degrees"),
-    "turned to the left": (np.rot90, "90 degrees to the left"),
-    "turned to the right": (lambda film: np.rot90(film, 3), "90 degrees to the right"),
-    "mirrored": (lambda film: film[:, ::-1], "mirrored"),
-    "inverted": (lambda film: 1 - film, "inverted"),
+    "upside down": (lambda film: film[::-1], "looks-upside-down"),
+    "turned by 180 degrees": (lambda film: film[::-1, ::-1], "looks-turned-180"),
+    "turned to the left": (np.rot90, "looks-turned-left"),
+    "turned to the right": (lambda film: np.rot90(film, 3), "looks-turned-right"),
+    "mirrored": (lambda film: film[:, ::-1], "looks-mirrored"),
+    "inverted": (lambda film: 1 - film, "looks-inverted"),
     "turned by 10 degrees": (lambda film: turn(film, 10), None),
     "turned by 20 degrees": (lambda film: turn(film, 20), None),
     "turned by 30 degrees": (lambda film: turn(film, 30), None),
-    "half as wide again, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1] // 2))), "border"),
-    "twice as wide, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1]))), "border"),
+    "half as wide again, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1] // 2))), "plain-border"),
+    "twice as wide, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1]))), "plain-border"),
     "upper half only": (lambda film: film[: len(film) // 2], None),
     "lower half only": (lambda film: film[len(film) // 2 :], None),
     "left half only": (lambda film: film[:, : film.shape[1] // 2], None),
@@ -70,11 +70,11 @@ def evenly(items: list, count: int) -> list:
 
 
 def groups(data: Path) -> Iterator[tuple[str, list[np.ndarray], str | None]]:
-    """Yield each kind of image with its images, floats in [0, 1], and the words that name what is wrong."""
+    """Yield each kind of image with its images, floats in [0, 1], and the code of the flag that names what is wrong."""
     films = [read_xray(path) for path in evenly(sorted((data / "nih" / "images").glob("*")), FILMS)]
-    for kind, (spoil, words) in SPOILT.items():
+    for kind, (spoil, code) in SPOILT.items():
         if films:
-            yield f"frontal films (NIH), {kind}", [np.ascontiguousarray(spoil(film)) for film in films], words
+            yield f"frontal films (NIH), {kind}", [np.ascontiguousarray(spoil(film)) for film in films], code
     slices = []
     for path in sorted((data / "atrium").glob("*.npz")):
         volume = np.load(path)["image"]
@@ -116,13 +116,13 @@ def main() -> None:
         "| images | number | doubted | undecided | named |",
         "|---|---|---|---|---|",
     ]
-    for kind, images, words in groups(arguments.data):
+    for kind, images, code in groups(arguments.data):
         answers = detector.detect_each(images)
         doubted = np.mean([bool(found.warnings) for found in answers])
-        undecided = np.mean([any("undecided" in text for text in found.warnings) for found in answers])
+        undecided = np.mean(["undecided" in found.warning_codes for found in answers])
         named = "-"
-        if words:
-            named = f"{np.mean([any(words in text for text in found.warnings) for found in answers]):.0%}"
+        if code:
+            named = f"{np.mean([code in found.warning_codes for found in answers]):.0%}"
         lines.append(f"| {kind} | {len(images)} | {doubted:.0%} | {undecided:.0%} | {named} |")
         print(lines[-1], flush=True)
     with complete_or_absent(RESULTS / "failure_detection.md") as part:

@@ -54,7 +54,9 @@ def main() -> None:
             low, high = found.heart_interval[[0, 2]].T / scale
             inside.append((low <= label) & (label <= high))
         errors.append(error)
-        lines.append(f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(found.warnings) or '-'} |")
+        lines.append(
+            f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(map(str, found.warnings)) or '-'} |"
+        )
     left, right = np.abs(errors).mean(axis=0)
     head = [
         "NIH films, in no training here, with heart boxes of the RSNA exercise. Only the sides are compared, since",

@@ -72,7 +72,7 @@ def describe(row: dict) -> str:
     if row["ctr"] is not None:
         between = "" if row["ctr_low"] is None else f" ({row['ctr_low']:.2f} to {row['ctr_high']:.2f})"
         lines.append(f"  Cardiothoracic ratio: {row['ctr']:.2f}{between}")
-    lines += [f"  {word}: {row[key]}" for word, key in (("Doubt", "warnings"), ("Note", "notes")) if row[key]]
+    lines += [f"  {word}: {row[key]}" for word, key in (("Warning", "warnings"), ("Note", "notes")) if row[key]]
     return "\n".join(lines)
 
 
@@ -167,9 +167,9 @@ def _run(arguments: list[str] | None) -> int:
         journal.close()
     else:
         print("\n\n".join(describe(row) for row in rows))
-    failed, doubted = int(table["error"].notna().sum()), int(table["warnings"].notna().sum())
+    failed, flagged = int(table["error"].notna().sum()), int(table["warnings"].notna().sum())
     print(
-        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {doubted} of them in doubt, "
+        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {flagged} of them with warnings, "
         f"{failed} could not be read"
         + (f"; files of other kinds passed over: {len(passed_over)}" if passed_over else ""),
         file=sys.stderr,

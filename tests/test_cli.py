@@ -47,7 +47,7 @@ def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
     assert table.loc[0, ["heart_x_min", "heart_y_max", "ctr"]].tolist() == pytest.approx([40, 80, 0.5])
     assert len(list((out / "pictures").glob("*.png"))) == 2
     assert (
-        "3 images, 2 answered, 0 of them in doubt, 1 could not be read; files of other kinds passed over: 1"
+        "3 images, 2 answered, 0 of them with warnings, 1 could not be read; files of other kinds passed over: 1"
         in capsys.readouterr().err
     )
 
@@ -153,7 +153,7 @@ def test_reports(weights, tmp_path, capsys):
     assert answer["cardiothoracic_ratio"] == pytest.approx(0.5)
     assert answer["interval_level"] == 0.9
     assert answer["heart_margins_mm"] is None  # a picture has no millimetres
-    assert answer["doubts"] == [] and answer["notes"]
+    assert answer["warnings"] == [] and answer["notes"]
 
 
 def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
@@ -172,7 +172,7 @@ def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
     assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
     assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
     assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
-    assert "500 images, 450 answered, 450 of them in doubt, 50 could not be read" in capsys.readouterr().err
+    assert "500 images, 450 answered, 450 of them with warnings, 50 could not be read" in capsys.readouterr().err
 
 
 def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_path, capsys):

@@ -57,7 +57,7 @@ def test_real_films(detector, real_data):
 
 
 @pytest.mark.parametrize("spoil", ["upside down", "turned", "inverted"])
-def test_spoilt_films_are_doubted(detector, real_data, spoil):
+def test_spoilt_films_are_flagged(detector, real_data, spoil):
     films = [read_xray(film.path) for film in film_images(real_data, 20)]
     change = {"upside down": lambda x: x[::-1], "turned": np.rot90, "inverted": lambda x: 1 - x}[spoil]
     answers = detector.detect_each([np.ascontiguousarray(change(film)) for film in films])

@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
-from heartbox.evaluation.conformal import USUAL, margins
+from heartbox.evaluation.conformal import margins
 from heartbox.explain.attribution import EXPLANATIONS
-from heartbox.inference.quality_checks import FOREIGN, FOREIGN_PHANTOM, check_quality, collect_notes, is_surer
+from heartbox.inference.quality_checks import (
+    check_certainty,
+    check_quality,
+    check_training,
+    collect_notes,
+    is_surer,
+)
 from heartbox.inference.result import HeartDetection
 from heartbox.models.weights import load_weights
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast
 from heartbox.xray.errors import XRayError
-from heartbox.xray.header import PHANTOM_MANUFACTURER
 from heartbox.xray.image import XRay, resize_xray
 from heartbox.xray.reader import as_xray
 
@@ -115,11 +120,11 @@ class HeartDetector:
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
             x = torch.cat([self.to_tensor(xray) for xray in xrays])
             coordinates, spread = self._run(x)
-            wrong = self._misread(x, spread)
-            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, wrong, strict=True)]
+            looks = self._orientations(x, spread)
+            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, looks, strict=True)]
         return answers
 
-    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray, wrong: str) -> HeartDetection:
+    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray, looks: str) -> HeartDetection:
         """Turn what the network says, in pixels of its input, into an answer in pixels of the film."""
         shape, size = xray.image.shape, self.config["size"]
         boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
@@ -132,16 +137,16 @@ class HeartDetector:
         interval, ctr_interval, level = None, None, None
         calibration = self.config.get("calibration")
         # Margins measured on synthetic films say nothing about a real one.
-        foreign = self._foreign(xray)
-        if calibration and not foreign and not lost:
+        untrained = check_training(xray, self.config["layout"])
+        if calibration and not untrained and not lost:
             level = calibration["level"]
             margin, reach = margins(calibration, coordinates, spread)
             around = np.stack([coordinates[:4] - margin[:4], coordinates[:4] + margin[:4]])
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
             if ctr is not None and reach is not None:
                 ctr_interval = (max(ctr - float(reach), 0.0), ctr + float(reach))
-        hesitation = () if foreign else self._hesitation(spread, wrong)
-        warnings = (*foreign, *hesitation, *check_quality(xray, heart, thorax, interval, ctr_interval))
+        certainty = () if untrained else check_certainty(float(spread[:4].mean()), self._usual_spread, looks, size)
+        warnings = (*untrained, *certainty, *check_quality(xray, heart, thorax, interval, ctr_interval))
         return HeartDetection(
             xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, collect_notes(xray, thorax)
         )
@@ -157,8 +162,9 @@ class HeartDetector:
             ``"integrated gradients"``: fine, and their sum is how far the edge moves from a blurred film to this one;
             some seconds. ``"occlusion"``: patch by patch blurred away; some seconds more. ``"gradients"``: in no time,
             at the network's own grid: the exact class-activation map for the classic head; for others HiResCAM, of
-            whose maps only the places can be relied on, not the sign. See :mod:`heartbox.explain.attribution` for the methods,
-            :mod:`heartbox.explain.faithfulness` for their checks and ``benchmarks/results/explanations.md`` for how they stand them.
+            whose maps only the places can be relied on, not the sign. See :mod:`heartbox.explain.attribution` for
+            the methods, :mod:`heartbox.explain.faithfulness` for their checks and
+            ``benchmarks/results/explanations.md`` for how each method scores.
 
         Returns
         -------
@@ -180,41 +186,21 @@ class HeartDetector:
         rows, columns = xray.image.shape
         return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
 
-    def _foreign(self, xray: XRay) -> tuple[str, ...]:
-        """Doubt weights trained on phantoms that are asked about something else, and the other way round."""
-        synthetic = xray.manufacturer == PHANTOM_MANUFACTURER
-        if (self.config["layout"] == "phantom") == synthetic:
-            return ()
-        return (FOREIGN_PHANTOM if synthetic else FOREIGN,)
-
-    def _hesitation(self, spread: NDArray, wrong: str) -> tuple[str, ...]:
-        """Doubt a film on which the edges' distributions are wider than on ordinary films.
-
-        What is no upright frontal chest film (noise, a film upside down, turned, inverted or of something else)
-        leaves the network undecided where an edge is, though the mean of an undecided distribution looks like a box.
-        """
-        usual, found = self._usual_spread, float(spread[:4].mean())
-        said = []
-        if usual is not None and found > usual:
-            said.append(
-                f"The network is undecided: its distributions for the heart's edges are {found:.1f} pixels wide (at "
-                f"{self.config['size']}), where {USUAL:.0%} of the films that the margins were calibrated on have less "
-                f"than {usual:.1f}."
-            )
-        if wrong:
-            said.append(f"The film may be {wrong}: the network is surer of it the other way round.")
-        return tuple(said)
-
     @property
     def _usual_spread(self) -> float | None:
-        """Mean spread, in pixels, that ordinary films stay below; None where the weights do not know."""
+        """Mean standard deviation, in pixels, that ordinary films stay below; None where the weights do not say."""
         return (self.config.get("calibration") or {}).get("usual_spread")
 
-    def _misread(self, x: torch.Tensor, spread: NDArray) -> list[str]:
-        """Say for each film what may be wrong with the way it lies, by asking of what variant the network is surer.
+    def _orientations(self, x: torch.Tensor, spread: NDArray) -> list[str]:
+        """Tell for each film which way it may lie wrong, by trying on which variant the network is surer.
 
         All films are tried mirrored, because some mirrored ones look possible to the network: a few people have
         their heart on the right. The other variants leave it undecided, so only undecided films are tried.
+
+        Returns
+        -------
+        list of str
+            One of :data:`heartbox.inference.quality_checks.LOOKS` for each film, or "".
         """
         if self._usual_spread is None:
             return [""] * len(x)
@@ -222,20 +208,20 @@ class HeartDetector:
         # 1 - image, for images that are normalised.
         inverted = (1 - 2 * self.config["mean"]) / self.config["std"] - x
         variants = {
-            "mirrored": x.flip(3),
-            "turned by 90 degrees to the right": x.rot90(1, (2, 3)),
-            "turned by 90 degrees to the left": x.rot90(-1, (2, 3)),
-            "turned by 180 degrees": x.flip(2, 3),
-            "upside down": x.flip(2),
-            "inverted, bone dark": inverted,
+            "looks-mirrored": x.flip(3),
+            "looks-turned-right": x.rot90(1, (2, 3)),
+            "looks-turned-left": x.rot90(-1, (2, 3)),
+            "looks-turned-180": x.flip(2, 3),
+            "looks-upside-down": x.flip(2),
+            "looks-inverted": inverted,
         }
-        names, sure = list(variants), np.full((len(variants), len(x)), np.inf)
+        codes, sure = list(variants), np.full((len(variants), len(x)), np.inf)
         for k, variant in enumerate(variants.values()):
             tried = np.ones(len(x), bool) if k == 0 else asis > self._usual_spread
             if tried.any():
                 sure[k, tried] = self._run(variant[torch.from_numpy(tried)])[1][:, :4].mean(axis=1)
         best = sure.argmin(axis=0)
-        return [names[k] if is_surer(sure[k, i], asis[i]) else "" for i, k in enumerate(best)]
+        return [codes[k] if is_surer(sure[k, i], asis[i]) else "" for i, k in enumerate(best)]
 
     def shown(self, xray: XRay) -> NDArray[np.float32]:
         """Return the film as the network is shown it, as in training: (size, size) in [0, 1], its contrast evened."""

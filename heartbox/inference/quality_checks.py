@@ -1,36 +1,156 @@
-"""Reasons not to trust an answer, and remarks that cast no doubt on it.
+"""Reasons not to trust an answer (quality flags), and remarks that cast no doubt on it (notes).
 
-Knows boxes and headers; no networks.
+Knows boxes, images and their headers; no networks. ``docs/quality-flags.md`` lists every code with what to do about it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio
+from heartbox.evaluation.conformal import USUAL
 from heartbox.xray.borders import plain_border
+from heartbox.xray.contrast import has_low_contrast
+from heartbox.xray.header import PHANTOM_MANUFACTURER
 from heartbox.xray.image import RADIOGRAPHY, XRay
 
-FOREIGN = (
-    "These weights were trained on synthetic films alone; on a real film their answer is a guess, without margins."
+# How a film may lie the wrong way; the words complete "the film may be ...".
+LOOKS = {
+    "looks-mirrored": "mirrored",
+    "looks-turned-right": "turned by 90 degrees to the right",
+    "looks-turned-left": "turned by 90 degrees to the left",
+    "looks-turned-180": "turned by 180 degrees",
+    "looks-upside-down": "upside down",
+    "looks-inverted": "inverted, bone dark",
+}
+FLAG_CODES = (
+    *("phantom-weights", "phantom-film"),
+    *("undecided", *LOOKS),
+    *("low-contrast", "unusual-size", "plain-border", "few-shades"),
+    *("other-modality", "other-body-part", "damaged-pixels", "not-frontal", "not-upright"),
+    *("no-heart", "heart-size", "no-chest", "ratio", "heart-outside-chest"),
+    *("wide-margin", "vague-ratio"),
 )
-FOREIGN_PHANTOM = "These weights are for films of patients; this film is synthetic, so no margins are given."
-UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually looked at
-CHEST_WORDS = ("CHEST", "THORAX", "LUNG", "HEART", "RIB", "TORSO")
+
+UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is usually viewed
+SMALLEST_SIDE, LONGEST_SHAPE = 128, 2.5  # pixels; longer side over shorter side
+PLAIN = 0.2  # share of rows or columns in a border of a single grey level
 FEW_SHADES = 16  # dithered and posterised pictures; films have hundreds
-VAGUE_RATIO = 0.1  # half-width of the ratio's margin; less does not tell a small heart from a large one
-PLAIN = 0.2  # share of rows or columns in a border of one grey
-SURER = 0.8  # a variant of the film that the network is at least this much surer of is how it should have been
+SURER = 0.8  # a variant of the film is the right way round if its mean standard deviation is below this share
+HEART_SHARE = (0.02, 0.40)  # of the image; the hearts of the 406 labelled real films at hand cover 0.07 to 0.26
+POSSIBLE_RATIO = (0.25, 0.85)
+WIDE_MARGIN = 0.2  # whole width, as a share of the image
+VAGUE_RATIO = 0.1  # half-width of the ratio's margin; a wider one does not separate a small heart from a large one
 CHEST_MM = (180, 420)  # inner width of the chest, from a child at school to the broadest adult
+
+# Body Part Examined is often typed by hand in the local language. Stems of words for the chest and what is in it,
+# without accents; a value that contains one of them is a chest film.
+CHEST_WORDS = (
+    *("CHEST", "THORA", "TORA", "TORSO", "LUNG", "HEART", "RIB", "CARD"),
+    *("BRUST", "HERZ", "POITR", "POUM", "COEUR", "COTES", "PECHO", "PULM", "COSTILL", "CORAZ"),
+    *("PEITO", "CORAC", "PETTO", "POLMO", "CUORE", "BORST", "BRYST", "BROST", "RINTA", "KLATK", "PLUC", "HRUD"),
+    *("PŁUC", "MELLKAS", "GOGUS", "AKCIGER", "ГРУД", "ЛЕГК", "ΘΩΡΑΚ", "胸", "肺", "흉부", "가슴", "صدر", "חזה"),
+)
+# The standard's words for other parts that are radiographed (PS3.16 Annex L). A word in neither list gets a note only.
+OTHER_BODY_PARTS = frozenset(
+    [
+        *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CLAVICLE", "COCCYX", "CSPINE", "ELBOW", "EXTREMITY"),
+        *("FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE"),
+        *("MANDIBLE", "MAXILLA", "NECK", "ORBIT", "PATELLA", "PELVIS", "SCAPULA", "SHOULDER", "SKULL", "SPINE"),
+        *("SSPINE", "STERNUM", "TIBIA", "TOE", "TSPINE", "WRIST", "ZYGOMA"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class QualityFlag:
+    """A reason not to trust an answer.
+
+    Attributes
+    ----------
+    code : str
+        One of `FLAG_CODES`: what programs ask for.
+    message : str
+        The reason in a sentence, for people; ``str(flag)`` is the same.
+
+    Raises
+    ------
+    ValueError
+        If the code is not one of `FLAG_CODES`.
+    """
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.code not in FLAG_CODES:
+            raise ValueError(f"unknown quality flag {self.code!r}: add it to FLAG_CODES and to docs/quality-flags.md")
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def is_surer(variant: NDArray | float, asis: NDArray | float) -> NDArray | bool:
-    """Tell whether a variant's mean spread is so much below the film's own that it is the right way round."""
+    """Tell whether a variant's mean standard is so far below the film's own that it is right."""
     return variant < SURER * asis
+
+
+def check_training(xray: XRay, layout: str) -> tuple[QualityFlag, ...]:
+    """Flag a real film given to weights trained on phantoms, and a phantom given to weights trained on patients.
+
+    Parameters
+    ----------
+    xray : XRay
+        The film; phantoms are known by their manufacturer.
+    layout : str
+        Layout of the training data: ``"phantom"`` or that of a real data set.
+    """
+    synthetic = xray.manufacturer == PHANTOM_MANUFACTURER
+    if synthetic == (layout == "phantom"):
+        return ()
+    if synthetic:
+        message = "These weights are for films of patients; this film is synthetic, so no margins are given."
+        return (QualityFlag("phantom-film", message),)
+    message = (
+        "These weights were trained on synthetic films only; on a real film the answer is a guess without margins."
+    )
+    return (QualityFlag("phantom-weights", message),)
+
+
+def check_certainty(std: float, usual: float | None, looks: str, size: int) -> tuple[QualityFlag, ...]:
+    """Flag a film on which the distributions of the heart's edges are wider than on ordinary films.
+
+    The network is undecided about anything but an upright frontal chest film (noise, a film upside down, turned,
+    inverted, or of something else), although the mean of an undecided distribution still looks like a box.
+
+    Parameters
+    ----------
+    std : float
+        Mean standard deviation of the heart's edges, in pixels of the network's input.
+    usual : float or None
+        What ordinary films stay below; None where the weights do not say.
+    looks : str
+        One of `LOOKS` if the network is surer of that variant of the film; empty if it is not.
+    size : int
+        Side of the network's input in pixels.
+    """
+    flags = []
+    if usual is not None and std > usual:
+        message = (
+            f"The network is undecided: its distributions for the heart's edges are {std:.1f} pixels wide (at {size}), "
+            f"while {USUAL:.0%} of ordinary films stay below {usual:.1f}."
+        )
+        flags.append(QualityFlag("undecided", message))
+    if looks:
+        message = f"The film may be {LOOKS[looks]}: the network is more confident when this is undone."
+        flags.append(QualityFlag(looks, message))
+    return tuple(flags)
 
 
 def check_quality(
@@ -39,8 +159,8 @@ def check_quality(
     thorax: NDArray | None,
     interval: NDArray | None = None,
     ctr_interval: tuple[float, float] | None = None,
-) -> tuple[str, ...]:
-    """List, as plain sentences, what makes an answer untrustworthy.
+) -> tuple[QualityFlag, ...]:
+    """List what makes an answer untrustworthy: in the image, in its header, in the boxes, in the margins.
 
     Parameters
     ----------
@@ -53,58 +173,106 @@ def check_quality(
     ctr_interval : tuple of float, optional
         Bounds of the cardiothoracic ratio.
     """
-    found = []
-    if np.ptp(np.percentile(xray.image, (5, 95))) < 0.05:
-        found.append("There is hardly any contrast in this image.")
-    rows, columns = xray.image.shape
-    if min(rows, columns) < 128 or max(rows, columns) > 2.5 * min(rows, columns):
-        found.append(f"{rows} rows x {columns} columns are not the size of a chest film.")
-    border = plain_border(xray.image)
-    if border > PLAIN:
-        found.append(
-            f"A border of one grey takes up {border:.0%} of the image, and the chest so much less of it than on the "
-            "films that the network knows: crop it away and ask again."
-        )
-    shades = len(np.unique(xray.image[:: 1 + rows // 512, :: 1 + columns // 512]))
-    if shades < FEW_SHADES:
-        found.append(f"The image has {shades} shade{'s' * (shades != 1)} of grey only.")
-    if xray.modality not in RADIOGRAPHY:
-        found.append(f"The modality is {xray.modality}: this is not a plain X-ray.")
-    if xray.body_part and not any(word in xray.body_part for word in CHEST_WORDS):
-        found.append(f"Body Part Examined is {xray.body_part}: this is no film of the chest.")
-    if xray.damage:
-        found.append(f"The compressed pixels may be damaged, says the decoder ({xray.damage}): look at the picture.")
-    if xray.view and not xray.view.startswith(("PA", "AP")):
-        found.append(f"The view is {xray.view}; the network knows frontal films only.")
-    if xray.orientation and not UPRIGHT.fullmatch(xray.orientation):
-        found.append(
-            f"Patient Orientation is {xray.orientation}, not L\\F: the film is turned, mirrored or "
-            "lateral, and read as stored."
-        )
+    flags = [*_check_image(xray.image), *_check_header(xray)]
     if not box_areas(heart) > 0:
-        found.append("The heart's edges are in the wrong order, so there is no heart between them.")
-        return tuple(found)
-    share = float(box_areas(heart)) / (rows * columns)
-    # The hearts of the 406 labelled real films at hand cover 7 to 26 % of their image.
-    if not 0.02 < share < 0.40:
-        found.append(f"The heart's box covers {share:.1%} of the image, which no heart on a chest film does.")
-    if thorax is not None:
-        ratio = float(cardiothoracic_ratio(heart, thorax))
-        if math.isnan(ratio):
-            found.append("No chest was found.")
-        elif not 0.25 < ratio < 0.85:
-            found.append(f"The cardiothoracic ratio of {ratio:.2f} is not plausible.")
-        if heart[0] < thorax[0] or heart[2] > thorax[2] or heart[1] < thorax[1]:
-            found.append("The heart's box reaches out of the chest's.")
+        message = "The heart's edges are in the wrong order, so they enclose no heart."
+        return (*flags, QualityFlag("no-heart", message))
+    flags += _check_boxes(xray.image.shape, heart, thorax)
+    return (*flags, *_check_margins(xray.image.shape, interval, ctr_interval))
+
+
+def _check_image(image: NDArray) -> list[QualityFlag]:
+    flags = []
+    rows, columns = image.shape
+    if has_low_contrast(image):
+        flags.append(QualityFlag("low-contrast", "This image has hardly any contrast."))
+    if min(rows, columns) < SMALLEST_SIDE or max(rows, columns) > LONGEST_SHAPE * min(rows, columns):
+        message = f"{rows} rows x {columns} columns is not the size of a chest film."
+        flags.append(QualityFlag("unusual-size", message))
+    border = plain_border(image)
+    if border > PLAIN:
+        message = (
+            f"A plain border takes up {border:.0%} of the image, so the chest is smaller in it than on the films that "
+            "the network was trained on. Crop the border and try again."
+        )
+        flags.append(QualityFlag("plain-border", message))
+    shades = len(np.unique(image[:: 1 + rows // 512, :: 1 + columns // 512]))
+    if shades < FEW_SHADES:
+        message = f"The image has only {shades} shade{'s' * (shades != 1)} of grey."
+        flags.append(QualityFlag("few-shades", message))
+    return flags
+
+
+def _check_header(xray: XRay) -> list[QualityFlag]:
+    flags = []
+    if xray.modality not in RADIOGRAPHY:
+        flags.append(QualityFlag("other-modality", f"The modality is {xray.modality}, not plain radiography."))
+    if body_part_kind(xray.body_part) == "other":
+        message = f"Body Part Examined is {xray.body_part}: this is not a chest film."
+        flags.append(QualityFlag("other-body-part", message))
+    if xray.damage:
+        message = f"The compressed pixels may be damaged; the decoder says: {xray.damage}. Look at the picture."
+        flags.append(QualityFlag("damaged-pixels", message))
+    if xray.view and not xray.view.startswith(("PA", "AP")):
+        message = f"The view is {xray.view}; the network was trained on frontal films only."
+        flags.append(QualityFlag("not-frontal", message))
+    if xray.orientation and not UPRIGHT.fullmatch(xray.orientation):
+        message = (
+            f"Patient Orientation is {xray.orientation}, not L\\F: the film is turned, mirrored or lateral. It was "
+            "read as stored."
+        )
+        flags.append(QualityFlag("not-upright", message))
+    return flags
+
+
+def _check_boxes(shape: tuple[int, int], heart: NDArray, thorax: NDArray | None) -> list[QualityFlag]:
+    flags = []
+    share = float(box_areas(heart)) / (shape[0] * shape[1])
+    if not HEART_SHARE[0] < share < HEART_SHARE[1]:
+        message = f"The heart's box covers {share:.1%} of the image, which is not plausible on a chest film."
+        flags.append(QualityFlag("heart-size", message))
+    if thorax is None:
+        return flags
+    ratio = float(cardiothoracic_ratio(heart, thorax))
+    if math.isnan(ratio):
+        flags.append(QualityFlag("no-chest", "No chest was found."))
+    elif not POSSIBLE_RATIO[0] < ratio < POSSIBLE_RATIO[1]:
+        flags.append(QualityFlag("ratio", f"The cardiothoracic ratio of {ratio:.2f} is not plausible."))
+    if heart[0] < thorax[0] or heart[2] > thorax[2] or heart[1] < thorax[1]:
+        flags.append(QualityFlag("heart-outside-chest", "The heart's box extends beyond the chest's box."))
+    return flags
+
+
+def _check_margins(
+    shape: tuple[int, int], interval: NDArray | None, ctr_interval: tuple[float, float] | None
+) -> list[QualityFlag]:
+    flags = []
+    rows, columns = shape
     if interval is not None:
         width = interval[:, 1] - interval[:, 0]
-        if (width > 0.2 * np.array([columns, rows, columns, rows])).any():
-            found.append("The margin of at least one edge is wider than a fifth of the image.")
+        if (width > WIDE_MARGIN * np.array([columns, rows, columns, rows])).any():
+            message = "The margin of at least one edge is wider than a fifth of the image."
+            flags.append(QualityFlag("wide-margin", message))
     if ctr_interval is not None and ctr_interval[1] - ctr_interval[0] > 2 * VAGUE_RATIO:
-        found.append(
-            "The cardiothoracic ratio is anywhere from {:.2f} to {:.2f}: too vague to be used.".format(*ctr_interval)
-        )
-    return tuple(found)
+        low, high = ctr_interval
+        message = f"The cardiothoracic ratio may lie anywhere from {low:.2f} to {high:.2f}: too vague to be used."
+        flags.append(QualityFlag("vague-ratio", message))
+    return flags
+
+
+def body_part_kind(body_part: str) -> str:
+    """Tell what Body Part Examined names: ``"chest"`` (or nothing), ``"other"`` or ``"unknown"``, in any language."""
+    plain = "".join(
+        letter for letter in unicodedata.normalize("NFKD", body_part.upper()) if not unicodedata.combining(letter)
+    )
+    if not plain or any(word in plain or word in body_part for word in CHEST_WORDS):
+        return "chest"
+    words = re.findall(r"[^\W_]+", plain)
+    return (
+        "other"
+        if any(word in OTHER_BODY_PARTS or word.removesuffix("S") in OTHER_BODY_PARTS for word in words)
+        else "unknown"
+    )
 
 
 def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
@@ -118,20 +286,25 @@ def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
 
 
 def collect_notes(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
-    """List, as plain sentences, what a reader of the numbers should know although the box is not in doubt."""
-    found = list(xray.notes)
+    """List, in sentences, what a reader of the numbers should know although the box is not in doubt."""
+    notes = list(xray.notes)
     if xray.view.startswith("AP"):
-        found.append(
-            f"View {xray.view}: the heart lies further from the detector and reads too wide, and the ratio too high."
+        notes.append(
+            f"View {xray.view}: the heart lies further from the detector, so it appears too wide and the ratio is too "
+            "high."
         )
     elif not xray.view:
-        found.append("The view is not known: in an AP view the ratio reads too high.")
+        notes.append("The view is unknown; in an AP view the ratio is too high.")
+    if body_part_kind(xray.body_part) == "unknown":
+        notes.append(
+            f"Body Part Examined is {xray.body_part}, a word not known here: make sure that it is a chest film."
+        )
     if xray.pixel_spacing is None:
-        found.append("The file has no pixel spacing, so there is no size in millimetres.")
+        notes.append("The file has no pixel spacing, so there is no size in millimetres.")
     elif not spacing_is_plausible(xray, thorax):
         width = (thorax[2] - thorax[0]) * xray.pixel_spacing[1]
-        found.append(
+        notes.append(
             f"By the file's pixel spacing this chest is {width:.0f} mm wide: unless it is a small child's, either the "
             "spacing is not that of this image or the chest's box is wrong, so no millimetres are given."
         )
-    return tuple(found)
+    return tuple(notes)

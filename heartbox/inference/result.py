@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas
-from heartbox.inference.quality_checks import spacing_is_plausible
+from heartbox.inference.quality_checks import QualityFlag, spacing_is_plausible
 from heartbox.xray.image import XRay
 
 
@@ -35,8 +35,10 @@ class HeartDetection:
         Its lower and upper bound.
     level : float or None
         Share of cases in which the bounds held when they were calibrated.
-    warnings, notes : tuple of str
-        Doubts that make the answer untrustworthy; collect_notes that do not.
+    warnings : tuple of QualityFlag
+        Reasons not to trust the answer; empty where there is none.
+    notes : tuple of str
+        Remarks that cast no doubt on it.
     """
 
     xray: XRay
@@ -46,8 +48,13 @@ class HeartDetection:
     ctr: float | None
     ctr_interval: tuple[float, float] | None
     level: float | None
-    warnings: tuple[str, ...]
+    warnings: tuple[QualityFlag, ...]
     notes: tuple[str, ...]
+
+    @property
+    def warning_codes(self) -> tuple[str, ...]:
+        """Codes of the warnings, as listed in ``docs/quality-flags.md``."""
+        return tuple(flag.code for flag in self.warnings)
 
     @property
     def has_heart(self) -> bool:
@@ -75,7 +82,7 @@ class HeartDetection:
     def summary(self) -> str:
         """Say the answer in a few plain lines."""
         if not self.has_heart:
-            return "\n".join(["No heart was found.", *(f"Doubt: {text}" for text in self.warnings)])
+            return "\n".join(["No heart was found.", *(f"Warning: {flag}" for flag in self.warnings)])
         x_min, y_min, x_max, y_max = self.heart
         lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
         if self.heart_interval is not None:
@@ -91,6 +98,6 @@ class HeartDetection:
         if self.ctr is not None:
             between = "" if self.ctr_interval is None else " ({:.2f} to {:.2f})".format(*self.ctr_interval)
             lines.append(f"Cardiothoracic ratio: {self.ctr:.2f}{between}")
-        lines += [f"Doubt: {text}" for text in self.warnings]
+        lines += [f"Warning: {flag}" for flag in self.warnings]
         lines += [f"Note: {text}" for text in self.notes]
         return "\n".join(lines)

@@ -70,13 +70,15 @@ def write_measurement_report(path: str | Path, source: str | Path, found: HeartD
     Raises
     ------
     XRayError
-        If the source is no DICOM image that can be referred to, if no heart was found, or if the answer is in doubt.
+        If the source is no DICOM image that can be referred to, if no heart was found, or if the answer has warnings.
     """
     header = _source(source)
     if not found.has_heart:
         raise XRayError(f"{source}: no heart was found, so there is nothing to report.")
-    if found.warnings:  # numbers in a report outlive the doubt that stood beside them
-        raise XRayError(f"{source}: the answer is in doubt, so it is not reported: {' '.join(found.warnings)}")
+    if found.warnings:  # numbers in a report outlive the warning that stood beside them
+        raise XRayError(
+            f"{source}: the answer has warnings, so it is not reported: {' '.join(map(str, found.warnings))}"
+        )
     with _copied_header(source):
         document = _report(header, found)
     with complete_or_absent(path) as part:

@@ -21,7 +21,7 @@ TABLE_COLUMNS = [
     *(f"heart_{edge}_{end}" for edge in EDGES for end in ("low", "high")),
     *(f"thorax_{edge}" for edge in EDGES),
     *("ctr", "ctr_low", "ctr_high", "heart_width_mm", "heart_height_mm"),
-    *("rows", "columns", "view", "warnings", "notes", "error"),
+    *("rows", "columns", "view", "warnings", "warning_codes", "notes", "error"),
 ]
 
 
@@ -54,7 +54,7 @@ def as_dict(name: str, found: HeartDetection) -> dict:
         "heart_width_mm": row["heart_width_mm"],
         "heart_height_mm": row["heart_height_mm"],
         "heart_margins_mm": found.margins_mm,
-        "doubts": list(found.warnings),
+        "warnings": [{"code": flag.code, "message": flag.message} for flag in found.warnings],
         "notes": list(found.notes),
         "unit": "boxes and intervals in pixels of the original image, x to the right and y down",
         "purpose": "teaching and research; not a medical device",
@@ -124,4 +124,8 @@ def table_row(name: str, found: HeartDetection | None, error: str = "") -> dict:
         row["ctr_low"], row["ctr_high"] = found.ctr_interval
     if found.heart_mm is not None:
         row["heart_width_mm"], row["heart_height_mm"] = found.heart_mm
-    return row | {"warnings": " ".join(found.warnings) or None, "notes": " ".join(found.notes) or None}
+    return row | {
+        "warnings": " ".join(map(str, found.warnings)) or None,
+        "warning_codes": ";".join(found.warning_codes) or None,
+        "notes": " ".join(found.notes) or None,
+    }

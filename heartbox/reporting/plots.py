@@ -302,7 +302,7 @@ def draw_detection(found: HeartDetection) -> Figure:
         words.set_path_effects(DARK_OUTLINE)
     _mark_sides(ax, found)
     if found.warnings:
-        ax.set_title("In doubt: the reasons stand beside", color="tab:red", weight="bold")
+        ax.set_title("Do not rely on this: see the warnings", color="tab:red", weight="bold")
     text.axis("off")
     words = found.summary().replace("$", r"\$")  # a header may hold dollars; between two of them it would be a formula
     text.text(0, 0.95, words, va="top", wrap=True, fontsize=10, linespacing=1.6)

@@ -14,6 +14,7 @@ from helpers import ROOT  # noqa: F401  (sets up the paths)
 
 from heartbox.cli import main
 from heartbox.inference.detector import HeartDetector
+from heartbox.inference.quality_checks import QualityFlag
 from heartbox.phantom import write_phantoms
 from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture
 from heartbox.reporting.plots import draw_detection
@@ -22,7 +23,7 @@ from heartbox.xray.errors import XRayError
 
 @pytest.fixture
 def weights(weights):
-    """Return weights that say that they are for phantoms, so that a phantom's answer is in no doubt."""
+    """Return weights that say that they are for phantoms, so that a phantom's answer has no warnings."""
     saved = torch.load(weights, weights_only=True)
     saved["config"]["layout"] = "phantom"
     torch.save(saved, weights)
@@ -69,9 +70,10 @@ def test_the_overlay_is_a_picture_in_the_same_study(weights, film, tmp_path):
     assert np.ptp(capture.pixel_array) > 200
 
 
-def test_an_answer_in_doubt_is_not_reported(weights, film, tmp_path):
-    found = dataclasses.replace(HeartDetector.from_weights(weights).detect(film), warnings=("It is a dog.",))
-    with pytest.raises(XRayError, match="in doubt.*It is a dog"):
+def test_an_answer_with_warnings_is_not_reported(weights, film, tmp_path):
+    flag = QualityFlag("other-body-part", "It is a dog.")
+    found = dataclasses.replace(HeartDetector.from_weights(weights).detect(film), warnings=(flag,))
+    with pytest.raises(XRayError, match="warnings.*It is a dog"):
         write_measurement_report(tmp_path / "sr.dcm", film, found)
     assert not (tmp_path / "sr.dcm").exists()
 

@@ -1,0 +1,141 @@
+"""Quality flags: each raised where it should be and only there, and each code documented."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from heartbox.inference.detector import HeartDetector
+from heartbox.inference.quality_checks import (
+    FLAG_CODES,
+    LOOKS,
+    QualityFlag,
+    body_part_kind,
+    check_quality,
+    collect_notes,
+)
+from heartbox.xray.borders import plain_border
+from heartbox.xray.image import XRay
+from heartbox.xray.reader import as_xray
+
+
+def codes(*arguments) -> list[str]:
+    return [flag.code for flag in check_quality(*arguments)]
+
+
+def test_the_documented_codes_are_the_codes():
+    table = (ROOT / "docs" / "quality-flags.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \| .+ \|$", table, re.MULTILINE)
+    assert documented == list(FLAG_CODES)
+
+
+def test_every_code_is_raised_somewhere():
+    """A code that no check raises would be dead text in the table."""
+    checks = (ROOT / "heartbox" / "inference" / "quality_checks.py").read_text(encoding="utf-8")
+    for code in set(FLAG_CODES) - set(LOOKS):  # test_detector.py sees those raised
+        assert checks.count(f'"{code}"') >= 2, code
+
+
+def test_a_flag_reads_as_its_sentence_and_has_a_known_code():
+    assert str(QualityFlag("no-chest", "No chest was found.")) == "No chest was found."
+    with pytest.raises(ValueError, match="made-up"):
+        QualityFlag("made-up", "Something.")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "TORAX",
+        "TÓRAX",
+        "TO\u0301RAX",
+        "TORACE",
+        "POITRINE",
+        "THORAX",
+        "BRUST",
+        "BRUSTKORB",
+        "PULMÃO",
+        "KLATKA PIERSIOWA",
+    ]
+    + ["GÖĞÜS", "ГРУДНАЯ КЛЕТКА", "胸部", "PORT CHEST", "CHEST ABDOMEN", "LUNGS", "COEUR"],
+)
+def test_the_chest_is_known_in_many_languages(word):
+    assert body_part_kind(word) == "chest"
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), body_part=word)
+    assert codes(film, np.array([70.0, 80, 150, 150]), None) == []
+    assert not any("Body Part" in note for note in collect_notes(film))
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("BAUCH", "unknown"), ("HANDS", "other"), ("L KNEE", "other"), ("CSPINE", "other")]
+)
+def test_an_unknown_part_of_the_body_gets_a_note_and_another_part_a_flag(word, kind):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), body_part=word)
+    flagged = codes(film, np.array([70.0, 80, 150, 150]), None)
+    assert flagged == (["other-body-part"] if kind == "other" else [])
+    assert any(word in note for note in collect_notes(film)) == (kind == "unknown")
+
+
+def test_one_grey_is_flagged(weights):
+    assert "low-contrast" in HeartDetector.from_weights(weights).detect(np.full((64, 64), 0.5)).warning_codes
+
+
+def test_implausible_boxes_are_flagged():
+    film = as_xray(np.random.default_rng(0).uniform(0, 1, (200, 200)))
+    chest = np.array([20.0, 20, 180, 170])
+    assert codes(film, np.array([70.0, 80, 150, 150]), chest) == []
+    assert codes(film, np.array([70.0, 80, 150, 150]), chest, None, (0.3, 0.6)) == ["vague-ratio"]
+    assert codes(film, np.array([100.0, 100, 110, 110]), None) == ["heart-size"]
+    assert codes(film, np.array([10.0, 80, 120, 150]), chest) == ["heart-outside-chest"]
+    assert codes(film, np.array([20.0, 80, 178, 150]), chest)[0] == "ratio"
+    assert codes(film, np.array([70.0, 80, 150, 150]), np.array([90.0, 20, 90, 170]))[0] == "no-chest"
+    assert codes(film, np.array([120.0, 80, 70, 150]), None) == ["no-heart"]
+    unsure = np.array([[40.0, 100], [78, 82], [148, 152], [148, 152]])
+    assert codes(film, np.array([70.0, 80, 150, 150]), None, unsure) == ["wide-margin"]
+
+
+def test_a_plain_border_is_flagged():
+    film = np.random.default_rng(0).uniform(0, 1, (200, 100))
+    assert plain_border(film) == 0 == plain_border(np.full((20, 20), 0.4))
+    assert plain_border(np.pad(film, ((0, 50), (10, 0)))) == 50 / 250  # the larger share of the two
+    assert plain_border(np.pad(film, ((20, 20), (0, 0)), constant_values=0.7)) == 40 / 240
+    wide = as_xray(np.pad(film, ((0, 0), (0, 50))))
+    (flag,) = check_quality(wide, np.array([20.0, 60, 80, 150]), None)
+    assert flag.code == "plain-border" and "33%" in str(flag)
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ({"view": "LL"}, "not-frontal"),
+        ({"orientation": "R\\F"}, "not-upright"),
+        ({"body_part": "KNEE"}, "other-body-part"),
+        ({"damage": "Corrupt JPEG data: 3 extraneous bytes before marker 0xd9"}, "damaged-pixels"),
+        ({"modality": "CT"}, "other-modality"),
+        ({"manufacturer": "Heartbox phantom"}, "phantom-film"),
+    ],
+)
+def test_films_of_another_kind_are_flagged(weights, header, code):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
+    assert HeartDetector.from_weights(weights).detect(film).warning_codes == (code,)
+
+
+@pytest.mark.parametrize(
+    "header", [{"view": "AP ERECT"}, {"orientation": "L\\F"}, {"orientation": "L\\FP"}, {"body_part": "PORT CHEST"}]
+)
+def test_usual_films_are_not_flagged(weights, header):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (200, 200)), Path("film"), **header)
+    assert HeartDetector.from_weights(weights).detect(film).warnings == ()
+
+
+def test_a_tiny_picture_is_flagged(weights):
+    found = HeartDetector.from_weights(weights).detect(np.random.default_rng(0).uniform(0, 1, (2, 2)))
+    assert "unusual-size" in found.warning_codes
+
+
+def test_a_dithered_picture_is_flagged(weights):
+    detector, rng = HeartDetector.from_weights(weights), np.random.default_rng(0)
+    assert "few-shades" in detector.detect(rng.integers(0, 2, (200, 200)).astype(float)).warning_codes
+    assert "few-shades" not in detector.detect(rng.uniform(0, 1, (200, 200))).warning_codes
