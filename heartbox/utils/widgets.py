@@ -23,7 +23,7 @@ function render({ model, el }) {
   const input = document.createElement("input");
   const status = document.createElement("div");
   label.textContent = model.get("description");
-  label.style.cssText = "display: inline-block; padding: 6px 12px; border: 1px solid; border-radius: 4px; cursor: pointer";
+  label.style.cssText = "display: inline-block; padding: 6px 12px; border: 1px solid; cursor: pointer";
   input.type = "file";
   input.accept = model.get("accept");
   // Its own words, "no file chosen", would contradict the status when the cell is run again.
