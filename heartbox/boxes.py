@@ -12,8 +12,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
+EDGES_PER_BOX = len(EDGES)
+# Where the edges of each target stand in an array of (..., 4) or (..., 8) edges: the heart's, then the thorax's.
+HEART, THORAX = slice(0, 4), slice(4, 8)
 
 Rule = Literal["ellipse", "corners"]
+
+
+def has_thorax(edges: ArrayLike) -> bool:
+    """Tell whether the last axis of an array of edges holds those of the thorax beside those of the heart."""
+    return np.shape(edges)[-1] >= THORAX.stop
+
+
+def is_vertical(edge_index: int) -> bool:
+    """Tell whether the edge at this place of :data:`EDGES` (or of eight edges) is a vertical line, at an x."""
+    return edge_index % 2 == 0
 
 
 def as_boxes(boxes: ArrayLike) -> NDArray[np.float64]:
@@ -227,24 +240,26 @@ def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def ratio_std(boxes: ArrayLike, spread: ArrayLike) -> NDArray[np.float64]:
-    """Carry the spread of the four side borders over to the cardiothoracic ratio.
+def ratio_std(boxes: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
+    """Propagate the standard deviations of the four vertical edges to the cardiothoracic ratio.
 
     Parameters
     ----------
-    boxes, spread : array_like, shape (..., 8)
-        Edges of heart and thorax in pixels, and the spread of each; the edges' errors are taken as independent.
+    boxes, std : array_like, shape (..., 8)
+        Edges of heart and thorax in pixels, and the standard deviation of each. The errors of the edges are taken
+        as independent.
 
     Returns
     -------
     ndarray of float64, shape (...)
-        First-order spread of the ratio; NaN where there is no ratio.
+        First-order standard deviation of the ratio; NaN where there is no ratio.
     """
-    boxes, spread = np.asarray(boxes, dtype=np.float64), np.asarray(spread, dtype=np.float64)
-    ratio = cardiothoracic_ratio(boxes[..., :4], boxes[..., 4:])
-    thorax_width = boxes[..., 6] - boxes[..., 4]
-    heart = np.hypot(spread[..., 0], spread[..., 2])
-    thorax = np.hypot(spread[..., 4], spread[..., 6])
+    boxes, std = np.asarray(boxes, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    heart_std, thorax_std = std[..., HEART], std[..., THORAX]
+    ratio = cardiothoracic_ratio(boxes[..., HEART], boxes[..., THORAX])
+    thorax_width = boxes[..., THORAX][..., 2] - boxes[..., THORAX][..., 0]
+    heart = np.hypot(heart_std[..., 0], heart_std[..., 2])
+    thorax = np.hypot(thorax_std[..., 0], thorax_std[..., 2])
     unknown = np.full(ratio.shape, np.nan)
     return np.divide(np.hypot(heart, ratio * thorax), thorax_width, out=unknown, where=thorax_width > 0)
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 
 from heartbox.boxes import box_from_mask, box_iou
-from heartbox.data.layouts import list_films
+from heartbox.data.layouts import list_xrays
 from heartbox.inference.detector import HeartDetector
 from heartbox.models.weights import file_sha256
 from heartbox.xray.reader import read_xray
@@ -38,7 +38,7 @@ def test_what_they_carry(detector):
 
 
 def film_images(real_data, count: int) -> list:
-    films = [film for film in list_films(real_data / "ctr")[0] if not film.excluded]
+    films = [film for film in list_xrays(real_data / "ctr")[0] if not film.excluded]
     return [films[i] for i in np.linspace(0, len(films) - 1, count).astype(int)]
 
 

@@ -18,6 +18,7 @@ from heartbox.data import layouts
 from heartbox.data.prepare import Prepared, prepare
 from heartbox.data.splits import split_by_patient
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, write_processed
+from heartbox.data.tables import Problem
 from heartbox.phantom import render, sample_subject
 from heartbox.utils.atomic import complete_or_absent, keep_apart
 from heartbox.xray.contrast import SMALLEST, has_low_contrast, shows_nothing
@@ -390,7 +391,8 @@ def prepare_npy(
     """
     folder = Path(folder)
     keep_apart(folder, out)
-    films, problems = list_npy_films(folder)
+    films, found = list_npy_films(folder)
+    problems = [Problem(name, reason.partition(":")[0], reason) for name, reason in found]
     used: list[NpyImage] = []
 
     def read() -> Iterator[ProcessedXRay]:
@@ -398,7 +400,7 @@ def prepare_npy(
             try:
                 ready = _prepare_film(film, size)
             except (ValueError, OSError) as error:
-                problems.append((film.name, str(error)))
+                problems.append(Problem(film.name, str(error).partition(":")[0], str(error)))
                 continue
             used.append(film)
             yield ready
@@ -414,7 +416,7 @@ def prepare_npy(
         )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    return Prepared(Path(out), labels, stats, pd.DataFrame(problems, columns=["name", "reason"]), pale)
+    return Prepared(Path(out), labels, stats, pd.DataFrame(problems, columns=Problem._fields), pale)
 
 
 def _prepare_film(film: NpyImage, size: int) -> ProcessedXRay:

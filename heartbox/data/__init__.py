@@ -1,18 +1,28 @@
 """Raw folders of X-rays and labels -> the processed folder that the notebooks read."""
 
-from heartbox.data.layouts import LabelledXRay, find_data, list_films, recognise_layout
+from heartbox.data.layouts import DataSource, LabelledXRay, find_data, find_source, list_xrays, recognise_layout
 from heartbox.data.prepare import Prepared, prepare
-from heartbox.data.splits import assign_folds, split_by_patient
+from heartbox.data.splits import TEST, TRAIN, UNUSED, VAL, assign_folds, split_by_patient
 from heartbox.data.store import BOX_COLUMNS, write_processed, write_split
+from heartbox.data.tables import Problem, TableError, read_table
 
 __all__ = [
     "BOX_COLUMNS",
+    "TEST",
+    "TRAIN",
+    "UNUSED",
+    "VAL",
+    "DataSource",
     "LabelledXRay",
     "Prepared",
+    "Problem",
+    "TableError",
     "assign_folds",
     "find_data",
-    "list_films",
+    "find_source",
+    "list_xrays",
     "prepare",
+    "read_table",
     "recognise_layout",
     "split_by_patient",
     "write_processed",

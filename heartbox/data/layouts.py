@@ -7,15 +7,15 @@ no processed folder, no networks.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from numpy.typing import ArrayLike
 
 from heartbox.boxes import box_areas, box_from_xywh, clip_boxes
-from heartbox.data.tables import read_table
+from heartbox.data.tables import Problem, read_table
 from heartbox.phantom import write_phantoms
 from heartbox.xray.header import PHANTOM_MANUFACTURER
 
@@ -24,6 +24,8 @@ RSNA_IMAGES = "stage_2_train_images"
 RSNA_COLUMNS = ("label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape_y")
 THORAX_COLUMNS = ("thorax_x0", "thorax_y0", "thorax_w", "thorax_h")
 CTR_SOURCES = ("jsrt", "wingspan")
+CTR_MASKS = ("heart", "left_lung", "right_lung")
+MOST_OUTSIDE = 0.01  # of the image's longer side: how far a box may reach over the border by rounding
 EXPECTED = f"{RSNA_IMAGES}/*.dcm and {RSNA_CSV}, or {{jsrt,wingspan}}/png/*.png with {{jsrt,wingspan}}/mask/"
 # Films of the public CTR set whose masks are wrong, found by out-of-fold disagreement and looked at one by one.
 CTR_EXCLUDED = Path(__file__).with_name("ctr_excluded.csv")
@@ -60,6 +62,28 @@ class LabelledXRay:
     excluded: str = ""
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """Where raw data was found, and whether it is real.
+
+    Attributes
+    ----------
+    folder : Path
+        The raw folder.
+    layout : str
+        What lies there.
+    is_synthetic : bool
+        Whether the data are computed: no result on them holds for patients.
+    message : str
+        One line that says so, for the notebook.
+    """
+
+    folder: Path
+    layout: str
+    is_synthetic: bool
+    message: str
+
+
 # ---------------------------------------------------------------- where the raw data is
 
 
@@ -84,46 +108,61 @@ def _is_synthetic(images: Path) -> bool:
         return PHANTOM_MANUFACTURER.encode() in file.read(4096)
 
 
-def look_for_data(
-    recognise: Callable[[Path], str | None], expected: str, default: Path | None = None
-) -> tuple[Path, str] | None:
-    """Return the folder of data and its layout: that which ``CARDIAC_DATA`` names, else `default`; None for neither.
+def find_source(
+    recognise: Callable[[Path], str | None],
+    expected: str,
+    default: str | Path,
+    make_sample: Callable[[Path], object],
+    sample: str | Path | None = None,
+    what: str = "synthetic X-rays",
+    synthetic: Collection[str] = (),
+) -> DataSource:
+    """Find the raw data: in the folder that ``CARDIAC_DATA`` names, else in `default`, else make the sample.
 
     Parameters
     ----------
     recognise : callable
-        Tells the layout of a folder, or None.
+        Returns the layout of a folder, or None.
     expected : str
-        What must lie there, for the error.
-    default : Path, optional
-        Where to look without ``CARDIAC_DATA``; it need not be there.
+        What must lie in such a folder, for the error.
+    default : path
+        Where to look without ``CARDIAC_DATA``; it need not exist.
+    make_sample : callable
+        Makes the embedded sample in the folder it is given, or keeps the one that is there.
+    sample : path, optional
+        The folder of the sample; by default `default` with ``-sample`` at its end.
+    what : str
+        What the sample holds, for the message: ``"300 synthetic X-rays"``.
+    synthetic : collection of str
+        Layouts that are synthetic wherever they lie.
 
     Raises
     ------
     FileNotFoundError
-        If the folder that is named is not there, or one of the two holds something else, such as the data one folder
-        deeper: a wrong path must not quietly turn into phantoms.
+        If the folder that is named does not exist, or if it or `default` holds something else, such as the data one
+        folder deeper: a wrong path must not silently turn into synthetic data.
     """
-    named = os.environ.get("CARDIAC_DATA")
-    folder = Path(named).expanduser() if named else default
-    if folder is None:
-        return None
-    layout = recognise(folder)
-    if layout is not None:
-        return folder, layout
-    if not named and not (folder.is_dir() and any(folder.iterdir())):
-        return None
-    state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
-    where = f"CARDIAC_DATA={named}" if named else f"data/{folder.name}"
-    way_out = "unset CARDIAC_DATA" if named else "move it away"
-    raise FileNotFoundError(f"{where} {state}. Expected there: {expected}; {way_out} to use phantoms")
+    default = Path(default)
+    folder = default.with_name(f"{default.name}-sample") if sample is None else Path(sample)
+    found = _named_source(recognise, expected, synthetic) or _default_source(recognise, expected, default, synthetic)
+    return found or _sample_source(recognise, default, folder, make_sample, what)
 
 
-def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> tuple[Path, str]:
-    """Find the raw data, and make the embedded sample of phantoms where there is none.
+def look_for_data(
+    recognise: Callable[[Path], str | None], expected: str, default: Path | None = None
+) -> tuple[Path, str] | None:
+    """Return folder and layout; goes as soon as the companions use :func:`find_source`."""
+    found = _named_source(recognise, expected, ())
+    if found is None and default is not None:
+        found = _default_source(recognise, expected, default, ())
+    return (found.folder, found.layout) if found else None
 
-    Looks at the folder that the environment variable ``CARDIAC_DATA`` names; where that is unset, at `default`
-    and the folders in it, real X-rays before phantoms.
+
+def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> DataSource:
+    """Find the raw X-rays of the notebooks, and make the embedded sample of phantoms where there are none.
+
+    Looks in the folder that the environment variable ``CARDIAC_DATA`` names; where that is unset, in `default`
+    and the folders in it, which need not hold any X-rays.
 
     Parameters
     ----------
@@ -132,112 +171,179 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
     count, seed : int
         How many phantoms to make, and which.
 
-    Returns
-    -------
-    tuple of Path and str
-        The folder, and one line that says what it is.
-
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder that is not there or has none of the layouts: a wrong path must not
-        quietly turn into phantoms.
+        If ``CARDIAC_DATA`` names a folder that does not exist or has none of the layouts: a wrong path must not
+        silently turn into phantoms.
     """
-    named = look_for_data(recognise_layout, EXPECTED)
-    if named:
-        folder, layout = named
-        return folder, f"Data: the {layout.upper()} layout in the folder that CARDIAC_DATA names."
-    default = Path(default)
+    source, default = _named_source(recognise_layout, EXPECTED, ("phantom",)), Path(default)
+    if source is not None:
+        return source
     inside = sorted(path for path in default.glob("*") if path.is_dir()) if default.is_dir() else []
     for folder in [default, *inside]:
         layout = recognise_layout(folder)
         if layout in ("rsna", "ctr"):
-            return folder, f"Data: the {layout.upper()} layout in {folder.as_posix()}/."
-    folder = default / "phantom"
-    verb = "are used, from" if (folder / RSNA_CSV).is_file() else "were made in"
-    write_phantoms(folder, count=count, seed=seed)
-    return folder, f"Data: no X-rays in {default.as_posix()}/, so {count} synthetic ones {verb} {folder.as_posix()}/."
+            return DataSource(folder, layout, False, f"Data: {_shown(folder)} (layout: {layout}).")
+
+    def make_sample(folder: Path) -> None:
+        write_phantoms(folder, count=count, seed=seed)
+
+    return _sample_source(recognise_layout, default, default / "phantom", make_sample, f"{count} synthetic X-rays")
+
+
+def _named_source(
+    recognise: Callable[[Path], str | None], expected: str, synthetic: Collection[str]
+) -> DataSource | None:
+    """Return the data in the folder that ``CARDIAC_DATA`` names; None where it names none."""
+    named = os.environ.get("CARDIAC_DATA")
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    layout = recognise(folder)
+    if layout is None:
+        state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"CARDIAC_DATA={named} {state}. Expected there: {expected}; unset CARDIAC_DATA to use synthetic data"
+        )
+    message = f"Data: the folder that CARDIAC_DATA names (layout: {layout})."  # its path is the user's own affair
+    return DataSource(folder, layout, layout in synthetic, message)
+
+
+def _default_source(
+    recognise: Callable[[Path], str | None], expected: str, default: Path, synthetic: Collection[str]
+) -> DataSource | None:
+    """Return the data in `default`; None where that folder is missing or empty."""
+    if not (default.is_dir() and any(default.iterdir())):
+        return None
+    layout = recognise(default)
+    if layout is None:
+        raise FileNotFoundError(
+            f"{_shown(default)} holds none of the layouts known here. Expected there: {expected}; move it away to use "
+            "synthetic data"
+        )
+    return DataSource(default, layout, layout in synthetic, f"Data: {_shown(default)} (layout: {layout}).")
+
+
+def _sample_source(
+    recognise: Callable[[Path], str | None],
+    default: Path,
+    folder: Path,
+    make_sample: Callable[[Path], object],
+    what: str,
+) -> DataSource:
+    make_sample(folder)
+    message = f"Data: nothing was found in {_shown(default)}, so {what} are used, from {_shown(folder)}."
+    return DataSource(folder, recognise(folder) or "sample", True, message)
+
+
+def _shown(folder: Path) -> str:
+    """Return a folder's path as a notebook may print it: without the folders of this machine above the project."""
+    parts = folder.parts[-2:] if folder.is_absolute() else folder.parts
+    return "/".join(parts)
 
 
 # ---------------------------------------------------------------- what lies in it
 
 
-def list_films(folder: str | Path) -> tuple[list[LabelledXRay], list[tuple[str, str]]]:
-    """List the labelled X-rays of a raw folder.
+def list_xrays(folder: str | Path) -> tuple[list[LabelledXRay], list[Problem]]:
+    """List the labelled X-rays of a raw folder, without opening their images.
 
     Returns
     -------
     tuple of list
-        The films, in the order of the csv or of their names; and ``(name, reason)`` for each label or image
-        that cannot be used.
+        The X-rays, in the order of the csv or of their names; and the labels and images that cannot be used.
 
     Raises
     ------
     FileNotFoundError
         If the folder has none of the layouts.
+    TableError
+        If the csv cannot be read or lacks a column.
     ValueError
-        If the csv lacks a column, or nothing usable is left.
+        If nothing usable is left.
     """
     folder = Path(folder)
     layout = recognise_layout(folder)
     if layout is None:
-        raise FileNotFoundError(f"{folder}: none of the layouts RSNA, CTR or phantom lies here")
+        raise FileNotFoundError(f"{folder}: holds none of the layouts RSNA, CTR or phantom. Expected there: {EXPECTED}")
     films, problems = _list_ctr(folder) if layout == "ctr" else _list_rsna(folder, layout)
     if not films:
-        first = f"; the first reason: {problems[0][0]}: {problems[0][1]}" if problems else ""
+        first = f"; the first reason: {problems[0]}" if problems else ""
         raise ValueError(f"{folder}: no labelled X-ray can be used{first}")
     return films, problems
 
 
-def _list_rsna(folder: Path, layout: str) -> tuple[list[LabelledXRay], list[tuple[str, str]]]:
-    table = read_table(folder / RSNA_CSV, RSNA_COLUMNS)
+def _list_rsna(folder: Path, layout: str) -> tuple[list[LabelledXRay], list[Problem]]:
+    # Names may be all digits: they are text all the same, with their zeros.
+    table = read_table(folder / RSNA_CSV, RSNA_COLUMNS, text=("name", "label"))
     films, problems, seen, doubtful = [], [], {}, set()
     for row, record in enumerate(table.to_dict("records")):
-        name = str(record["name"]).strip().removesuffix(".dcm")
+        name = record["name"].removesuffix(".dcm")
         where = f"row {row + 2} of the csv"
-        if str(record["label"]).strip().lower() != "heart":
-            problems.append((name, f"{where}: the label is {record['label']!r}, not 'heart'"))
+        if not name:
+            problems.append(Problem(where, "label", "the row names no image"))
+            continue
+        if record["label"].lower() != "heart":
+            problems.append(Problem(name, "label", f"{where}: the label is {record['label']!r}, not 'heart'"))
             continue
         try:
-            shape = (int(record["img_shape_y"]), int(record["img_shape_x"]))
-            heart = box_from_xywh([record[key] for key in ("x0", "y0", "w", "h")])
-            thorax = None
-            if set(THORAX_COLUMNS) <= record.keys():
-                thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
+            shape, heart, thorax = _boxes_of_row(record)
         except (ValueError, OverflowError) as error:  # OverflowError: an infinite number
-            problems.append((name, f"{where}: a box is four numbers in a frame of two ({error})"))
+            reason = f"{where}: a box is four numbers in a frame of two ({error})"
+            problems.append(Problem(name, "box", reason))
             continue
         path = folder / RSNA_IMAGES / f"{name}.dcm"
         truth = (*heart, *(thorax or ()), *shape)
+        fault = fault_of_box(heart, shape)
         if name in seen and np.allclose(seen[name], truth, equal_nan=True):
-            problems.append((name, "a second row for the same image; the first is used"))
+            problems.append(Problem(name, "duplicate", "a second row for the same image; the first is used"))
         elif name in seen:
-            problems.append((name, f"{where}: a second row for the same image, with another box; none is used"))
+            reason = f"{where}: a second row for the same image, with another box; neither is used"
+            problems.append(Problem(name, "duplicate", reason))
             doubtful.add(name)
         elif not path.is_file():
-            problems.append((name, f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
-        elif not box_areas(heart) > 0:
-            problems.append((name, f"{where}: the box is empty"))
-        elif (heart[2:] - heart[:2]).min() < 1:
-            problems.append((name, f"{where}: the box is less than a pixel wide or high; pixels are wanted, no shares"))
-        # A per cent over the border is rounding; more is a mistake that clipping would hide.
-        elif np.abs(clip_boxes(heart, shape) - heart).max() > 0.01 * max(shape):
-            problems.append((name, f"{where}: the box reaches outside the image"))
+            problems.append(Problem(name, "no image", f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
+        elif fault:
+            problems.append(Problem(name, "box", f"{where}: {fault}"))
         else:
             films.append(LabelledXRay(name, layout, path, row, tuple(heart), thorax, shape))
         seen.setdefault(name, truth)
     return [film for film in films if film.name not in doubtful], problems
 
 
-def _list_ctr(folder: Path) -> tuple[list[LabelledXRay], list[tuple[str, str]]]:
+def _boxes_of_row(record: dict) -> tuple[tuple[int, int], np.ndarray, tuple[float, ...] | None]:
+    """Return a row's frame ``(rows, columns)``, its heart box and, where there is one, its thorax box."""
+    shape = (int(record["img_shape_y"]), int(record["img_shape_x"]))
+    heart = box_from_xywh([record[key] for key in ("x0", "y0", "w", "h")])
+    thorax = None
+    if set(THORAX_COLUMNS) <= record.keys():
+        thorax = tuple(box_from_xywh([record[key] for key in THORAX_COLUMNS]))
+    return shape, heart, thorax
+
+
+def fault_of_box(box: ArrayLike, shape: tuple[int, int]) -> str:
+    """Say what is wrong with a labelled box in a frame of `shape` ``(rows, columns)``; empty where nothing is."""
+    box = np.asarray(box, dtype=np.float64)
+    if not box_areas(box) > 0:
+        return "the box is empty"
+    if (box[2:] - box[:2]).min() < 1:
+        return "the box is less than a pixel wide or high; give it in pixels, not in fractions of the image"
+    if np.abs(clip_boxes(box, shape) - box).max() > MOST_OUTSIDE * max(shape):
+        return "the box reaches outside the image"
+    return ""
+
+
+def _list_ctr(folder: Path) -> tuple[list[LabelledXRay], list[Problem]]:
     films, problems = [], []
-    excluded = pd.read_csv(CTR_EXCLUDED, dtype=str).set_index(["source", "name"])["reason"].to_dict()
+    columns = ("source", "name", "reason")
+    excluded = read_table(CTR_EXCLUDED, columns, text=columns).set_index(["source", "name"])["reason"].to_dict()
     for source in CTR_SOURCES:
         for path in sorted((folder / source / "png").glob("*.png")):
-            masks = tuple(folder / source / "mask" / part / path.name for part in ("heart", "left_lung", "right_lung"))
+            masks = tuple(folder / source / "mask" / part / path.name for part in CTR_MASKS)
             absent = [mask.parent.name for mask in masks if not mask.is_file()]
             if absent:
-                problems.append((path.stem, f"no mask of {', '.join(absent)}"))
+                problems.append(Problem(path.stem, "mask", f"no mask of {', '.join(absent)}"))
             else:
                 reason = excluded.get((source, path.stem), "")
                 films.append(LabelledXRay(path.stem, source, path, len(films), masks=masks, excluded=reason))

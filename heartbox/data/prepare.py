@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from heartbox.boxes import box_from_mask, clip_boxes, scale_boxes
-from heartbox.data.layouts import LabelledXRay, list_films, recognise_layout
+from heartbox.data.layouts import LabelledXRay, list_xrays, recognise_layout
 from heartbox.data.splits import choose_split
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, outlines_and_coverage, write_processed
+from heartbox.data.tables import Problem
 from heartbox.utils.atomic import keep_apart
 from heartbox.utils.parallel import parallel_map
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, has_low_contrast, normalize_contrast
@@ -154,7 +155,7 @@ def prepare(
     folder, out = Path(folder), Path(out)
     keep_apart(folder, out)
     layout = recognise_layout(folder)
-    films, problems = list_films(folder)
+    films, problems = list_xrays(folder)
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
     used, patients, named = [], [], 0
@@ -165,7 +166,7 @@ def prepare(
         results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
         for film, result in zip(films, results, strict=True):
             if isinstance(result, str):
-                problems.append((film.name, result))
+                problems.append(Problem(film.name, "unreadable", result))
                 continue
             used.append(film)
             named += bool(result.patient)
@@ -183,4 +184,4 @@ def prepare(
         labels, stats, pale = write_processed(out, read(), choose, size, about, problems)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    return Prepared(out, labels, stats, pd.DataFrame(problems, columns=["name", "reason"]), pale)
+    return Prepared(out, labels, stats, pd.DataFrame(problems, columns=Problem._fields), pale)

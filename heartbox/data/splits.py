@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from heartbox.data.layouts import LabelledXRay
 
+TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"  # the splits, as labels.csv names them
 # The published exercise trains on the first 400 rows of its csv and validates on the other 96.
 RSNA_PUBLISHED_TRAIN = 400
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from heartbox.boxes import EDGES, outline_from_mask
+from heartbox.data.tables import Problem, write_problems
 from heartbox.utils.atomic import complete_or_absent
 
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
@@ -79,7 +80,7 @@ def write_processed(
     choose_split: Callable[[pd.DataFrame], tuple[list[str], str]],
     size: int,
     about: dict,
-    problems: list[tuple[str, str]] | None = None,
+    problems: list[Problem] | None = None,
 ) -> tuple[pd.DataFrame, dict, list[str]]:
     """Write a processed folder in one pass and in constant memory.
 
@@ -98,8 +99,8 @@ def write_processed(
         Side of the images.
     about : dict
         What else belongs into ``stats.json``: layout and seed.
-    problems : list of tuple, optional
-        ``(name, reason)`` of films that were left out, for ``skipped.csv``; looked at when `films` is exhausted.
+    problems : list of Problem, optional
+        Films that were left out, for ``skipped.csv``; looked at when `films` is exhausted.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def write_processed(
             if film.low_contrast:
                 pale.append(film.record["name"])
         if not records:
-            reason = f"; the first reason: {problems[0][1]}" if problems else ""
+            reason = f"; the first reason: {problems[0].reason}" if problems else ""
             raise ValueError(f"not one X-ray could be read{reason}")
         stream.seek(0)
         write_npy_header(stream, len(records), size)
@@ -157,8 +158,7 @@ def write_processed(
         labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
     with complete_or_absent(out / "patients.csv") as part:
         pd.DataFrame({"name": labels["name"], "patient": numbers}).to_csv(part, index=False, lineterminator="\n")
-    with complete_or_absent(out / "skipped.csv") as part:
-        pd.DataFrame(problems, columns=["name", "reason"]).to_csv(part, index=False, lineterminator="\n")
+    write_problems(out / "skipped.csv", problems)
     with complete_or_absent(out / "stats.json") as part:
         part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
     return labels, stats, pale

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from heartbox.boxes import box_from_mask, scale_boxes
-from heartbox.data.layouts import RSNA_COLUMNS, RSNA_CSV, LabelledXRay, find_data, list_films, recognise_layout
+from heartbox.data.layouts import RSNA_COLUMNS, RSNA_CSV, LabelledXRay, find_data, list_xrays, recognise_layout
 from heartbox.data.prepare import prepare
 from heartbox.data.splits import choose_split, split_by_patient
 from heartbox.phantom import write_phantoms
@@ -88,17 +88,17 @@ def test_real_films_with_chest_boxes_are_no_phantoms(tmp_path):
     table = pd.read_csv(tmp_path / RSNA_CSV).assign(thorax_x0=1.0, thorax_y0=2.0, thorax_w=90.0, thorax_h=80.0)
     table.to_csv(tmp_path / RSNA_CSV, index=False)
     assert recognise_layout(tmp_path) == "rsna"
-    films, _ = list_films(tmp_path)
+    films, _ = list_xrays(tmp_path)
     assert [film.thorax for film in films] == [(1, 2, 91, 82)] * 2
 
 
 def test_without_data_phantoms_are_made(tmp_path, monkeypatch):
     monkeypatch.delenv("CARDIAC_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    folder, said = find_data(count=2)
-    assert folder == Path("data/phantom")
-    assert "2 synthetic" in said
-    assert recognise_layout(folder) == "phantom"
+    source = find_data(count=2)
+    assert (source.folder, source.layout, source.is_synthetic) == (Path("data/phantom"), "phantom", True)
+    assert "2 synthetic" in source.message
+    assert recognise_layout(source.folder) == "phantom"
 
 
 def test_real_data_goes_before_phantoms(tmp_path, monkeypatch):
@@ -106,7 +106,8 @@ def test_real_data_goes_before_phantoms(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_phantoms("data/a-phantom", count=1, size=128, progress=False)
     write_ctr(Path("data/ctr"), 2)
-    assert find_data(count=1)[0] == Path("data/ctr")
+    source = find_data(count=1)
+    assert (source.folder, source.layout, source.is_synthetic) == (Path("data/ctr"), "ctr", False)
 
 
 def test_a_wrong_path_is_no_reason_for_phantoms(tmp_path, monkeypatch):
@@ -114,16 +115,16 @@ def test_a_wrong_path_is_no_reason_for_phantoms(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         find_data()
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="none of the layouts"):
+    with pytest.raises(FileNotFoundError, match="none of the"):
         find_data()
-    with pytest.raises(FileNotFoundError, match="none of the layouts"):
-        list_films(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none of the"):
+        list_xrays(tmp_path)
 
 
 def test_the_message_names_no_folder_of_the_machine(tmp_path, monkeypatch):
     write_ctr(tmp_path, 2)
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
-    assert str(tmp_path) not in find_data()[1]
+    assert str(tmp_path) not in find_data().message
 
 
 # ---------------------------------------------------------------- boxes
@@ -295,7 +296,7 @@ def test_bad_films_are_skipped_with_their_reason(tmp_path):
     assert "outside the image" in reasons["film-4"]
     assert "empty" in reasons["film-5"]
     assert reasons["film-11"] == "a second row for the same image; the first is used"
-    assert reasons["film-10"].endswith("a second row for the same image, with another box; none is used")
+    assert reasons["film-10"].endswith("a second row for the same image, with another box; neither is used")
     assert "less than a pixel" in reasons["film-0"]
     assert prepared.stats["counts"]["skipped"] == 12
     assert "12 skipped" in prepared.summary()
@@ -327,7 +328,7 @@ def test_nothing_readable_leaves_nothing_behind(tmp_path):
 def test_a_csv_without_its_columns(tmp_path):
     write_rsna(tmp_path, 2).drop(columns="w").to_csv(tmp_path / "rsna_heart_detection.csv", index=False)
     with pytest.raises(ValueError, match="column w is missing"):
-        list_films(tmp_path)
+        list_xrays(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b"label;x0;y0;w;h\nheart;1;2;3;4\n"])
@@ -335,7 +336,7 @@ def test_a_csv_that_is_none_is_named(tmp_path, content):
     write_rsna(tmp_path, 2)
     (tmp_path / "rsna_heart_detection.csv").write_bytes(content)
     with pytest.raises(ValueError, match="rsna_heart_detection.csv: .*(csv|commas)"):
-        list_films(tmp_path)
+        list_xrays(tmp_path)
 
 
 def test_masks_of_zeros_and_ones(tmp_path):
@@ -405,12 +406,12 @@ def test_the_real_csv_without_its_images(real_data, tmp_path):
     (tmp_path / "stage_2_train_images").mkdir()
     shutil.copy(real_data / "rsna" / "rsna_heart_detection.csv", tmp_path)
     with pytest.raises(ValueError, match="no labelled X-ray can be used.*there is no stage_2_train_images/"):
-        list_films(tmp_path)
+        list_xrays(tmp_path)
 
 
 def test_films_that_are_left_out_contradict_themselves(real_data):
     """Every film of the list that is here has a lung's mask over a good part of its heart's, and no other film has."""
-    films, _ = list_films(real_data / "ctr")
+    films, _ = list_xrays(real_data / "ctr")
     overlaps = {}
     for film in films:
         heart, *lungs = (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 127 for mask in film.masks)
@@ -420,7 +421,7 @@ def test_films_that_are_left_out_contradict_themselves(real_data):
 
 
 def test_left_out_films_are_used_for_nothing(real_data, tmp_path):
-    films, _ = list_films(real_data / "ctr")
+    films, _ = list_xrays(real_data / "ctr")
     names = [film.name for film in films if film.excluded][:2] + [f.name for f in films if not f.excluded][:4]
     for film in films:
         if film.name in names:
