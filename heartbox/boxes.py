@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 EDGES = ("x_min", "y_min", "x_max", "y_max")
+EDGE_NAMES = ("left border", "top border", "right border", "bottom border")  # of the picture, for people to read
 EDGES_PER_BOX = len(EDGES)
 # Where the edges of each target stand in an array of (..., 4) or (..., 8) edges: the heart's, then the thorax's.
 HEART, THORAX = slice(0, 4), slice(4, 8)
