@@ -1,26 +1,68 @@
 """Sharing many equal jobs among processes, with a progress bar.
 
-Knows nothing of the jobs.
+Knows nothing of the jobs. The processes are those of loky, joblib's backend: unlike the standard library's they need
+no ``if __name__ == "__main__"``, so everything here also works from a script without one, from a notebook and from a
+program on standard input.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import cv2
+from loky import ProcessPoolExecutor, get_reusable_executor
 from tqdm import tqdm
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Starting a process takes about as long as this many jobs of the kind done here.
-WORTH_A_PROCESS = 12
+JOBS_PER_PROCESS = 12  # starting a process takes about as long as this many jobs of the kind done here
+AHEAD = 4  # jobs handed out per process: enough to keep it busy, few enough to keep finished results out of memory
+# The processes share the cores already, so OpenCV starts no threads of its own in each. Without the empty variable loky
+# has a process that dies print a page of stack trace, where a Failure already says it.
+WORKERS = {"initializer": cv2.setNumThreads, "initargs": (1,), "env": {"PYTHONFAULTHANDLER": ""}}
+DIED = "it ended the whole process: an abort in a library, or too little memory"
+IDLE_SECONDS = 20  # an idle process waits this long for the next call before it ends
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What :func:`parallel_map` yields in place of a job's result when that job failed.
+
+    Attributes
+    ----------
+    message : str
+        The exception's type and message, in one line.
+    traceback : str
+        The full traceback; empty where the process died.
+    died : bool
+        Whether the job ended its whole process: an abort in a C++ library, or the system out of memory.
+    """
+
+    message: str
+    traceback: str = ""
+    died: bool = False
+
+
+@dataclass(frozen=True)
+class _Guarded(Generic[Job, Result]):
+    """A function that returns a Failure where the original one raises."""
+
+    function: Callable[[Job], Result]
+
+    def __call__(self, job: Job) -> Result | Failure:
+        try:
+            return self.function(job)
+        except Exception as error:
+            return _failure(error)
 
 
 def parallel_map(
@@ -30,43 +72,111 @@ def parallel_map(
     unit: str = "film",
     processes: int | None = None,
     progress: bool = True,
-) -> Iterator[Result]:
+    keep_going: bool = False,
+) -> Iterator[Result | Failure]:
     """Yield ``function(job)`` for each job, in order.
 
     Parameters
     ----------
     function : callable
-        Of one argument, defined at the top level of a module, so that other processes can find it.
+        Of one argument; it, the jobs and the results must be picklable.
     jobs : sequence
-        Its arguments; they and the results must be picklable.
+        Its arguments.
     description, unit : str
         For the bar on standard output.
     processes : int, optional
         How many; by default one a core, and none beside this one for a handful of jobs.
     progress : bool
         Whether to show the bar.
+    keep_going : bool
+        Whether a job that raises an exception or ends its process yields a :class:`Failure`, and the others go on.
+        All jobs then run outside this process, so that none can take it along. Without it the first exception ends
+        the run.
 
     Raises
     ------
     ValueError
         If `processes` is below 1.
+    RuntimeError
+        If a process died and `keep_going` is off.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
-    processes = processes or min(os.cpu_count() or 1, 1 + len(jobs) // WORTH_A_PROCESS)
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    if main is not None and not Path(main).exists():
-        processes = 1  # a program read from standard input cannot be started again in another process
+    processes = processes or min(os.cpu_count() or 1, 1 + len(jobs) // JOBS_PER_PROCESS)
+    if keep_going:
+        results = _run(_Guarded(function), jobs, processes, keep_going=True)
+    else:
+        results = map(function, jobs) if processes == 1 else _run(function, jobs, processes, keep_going=False)
     bar = {"total": len(jobs), "desc": description, "unit": unit, "file": sys.stdout, "mininterval": 0.5}
-    if processes == 1:
-        yield from tqdm(map(function, jobs), **bar, disable=not progress)
-        return
-    # A fresh interpreter each ("spawn"): forking under OpenCV's or torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    # The processes share the cores already, so OpenCV must not start threads of its own in each.
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        try:
-            yield from tqdm(pool.map(function, jobs, chunksize=4), **bar, disable=not progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    yield from tqdm(results, **bar, disable=not progress)
+
+
+def _run(
+    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int, keep_going: bool
+) -> Iterator[Result | Failure]:
+    """Run the jobs in other processes, a few ahead of the one whose result is yielded next."""
+    left, running = deque(jobs), deque()
+    pool = _pool(processes)
+    try:
+        while left or running:
+            while left and len(running) < AHEAD * processes:
+                job = left.popleft()
+                running.append((job, _submit(pool, function, job)))
+            job, future = running[0]
+            try:
+                yield future.result()
+                running.popleft()
+            except BrokenProcessPool as error:
+                if not keep_going:
+                    raise RuntimeError(f"a worker process died ({error})") from error
+                # Which of the jobs in flight ended its process cannot be told: each runs once more, by itself.
+                yield from _run_apart(function, running)
+                running.clear()
+                pool = _pool(processes)
+            except Exception as error:  # the result cannot be pickled, for instance
+                if not keep_going:
+                    raise
+                yield _failure(error)
+                running.popleft()
+    except BaseException:  # an interrupt, an exception of a job, or a caller that stops early
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return get_reusable_executor(processes, timeout=IDLE_SECONDS, **WORKERS)
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future:
+    try:
+        return pool.submit(function, job)
+    except BrokenProcessPool as error:  # it broke a moment ago: found when this job's turn comes
+        future = Future()
+        future.set_exception(error)
+        return future
+
+
+def _run_apart(function: Callable[[Job], Result], running: Sequence[tuple[Job, Future]]) -> Iterator[Result | Failure]:
+    """Yield what is finished, and run each of the others in a process that nothing else uses at the same time."""
+    pool = None
+    try:
+        for job, future in running:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                yield future.result()
+                continue
+            pool = pool or ProcessPoolExecutor(1, **WORKERS)
+            try:
+                yield pool.submit(function, job).result()
+            except BrokenProcessPool:
+                pool = None
+                yield Failure(DIED, died=True)
+            except Exception as error:
+                yield _failure(error)
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=False, kill_workers=True)
+
+
+def _failure(error: Exception) -> Failure:
+    words = " ".join(str(error).split())
+    return Failure(f"{type(error).__name__}: {words}", "".join(traceback.format_exception(error)))
