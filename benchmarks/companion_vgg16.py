@@ -28,7 +28,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from accuracy import prepare_folds
+from folds import prepare_folds
 
 from companions.vgg16.data import export_npy, prepare_npy
 from companions.vgg16.model import (

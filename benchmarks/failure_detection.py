@@ -1,42 +1,37 @@
-"""How often the released weights doubt what they are shown: good films, and images that are none.
+"""Measure how often the released weights raise a quality flag: on good films, spoilt films and other images.
 
     python benchmarks/failure_detection.py DATA [--weights FILE]
 
-DATA holds nih/images (ordinary frontal films, in none of the trainings) and atrium (MRI volumes, .npz). Films are
-shown as they are and spoilt; noise and greys are made; a CT and an MR slice come with pydicom, a photograph with
-matplotlib. *Named* is the share in which a doubt says what is wrong with the film. Doubts on the films that the weights
-were trained for are counted out of fold by benchmarks/release.py. Writes benchmarks/results/failure_detection.md.
+DATA holds nih/images (ordinary frontal films, never used for training) and atrium (MRI volumes, .npz). Films are shown
+as they are and spoilt in various ways. Noise and plain greys are generated; pydicom brings a CT and an MR slice, and
+matplotlib a photograph. Flags on films of the training collections are counted out of fold by release_weights.py.
+Writes benchmarks/results/failure_detection.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+from common import evenly_spaced, parser_for, require, write_table
 from matplotlib.cbook import get_sample_data
 from pydicom.data import get_testdata_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from heartbox import HeartDetector, read_xray
 from heartbox.models.weights import released_weights
-from heartbox.utils.atomic import complete_or_absent
 
 
 def turn(film: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn a film about its middle, the corners black."""
+    """Rotate a film about its centre and leave the corners black."""
     rows, columns = film.shape
     matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), degrees, 1.0)
     return cv2.warpAffine(film, matrix, (columns, rows))
 
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FILMS, MADE = 200, 60
-# What is done to a film, and the code of the quality flag that names it.
+# Each change to a film, and the code of the quality flag that names it.
 SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
     "as they are": (lambda film: film, None),
     "upside down": (lambda film: film[::-1], "looks-upside-down"),
@@ -57,21 +52,9 @@ SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
 }
 
 
-def need(data: Path, *parts: str) -> None:
-    """End the program where something that is measured on is not there: a published table is not half overwritten."""
-    missing = [part for part in parts if not (data / part).exists()]
-    if missing:
-        raise SystemExit(f"{data}: {' and '.join(missing)} not there, so nothing is measured and nothing written")
-
-
-def evenly(items: list, count: int) -> list:
-    """Return at most that many, spread over the list."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
-
-
 def groups(data: Path) -> Iterator[tuple[str, list[np.ndarray], str | None]]:
-    """Yield each kind of image with its images, floats in [0, 1], and the code of the flag that names what is wrong."""
-    films = [read_xray(path) for path in evenly(sorted((data / "nih" / "images").glob("*")), FILMS)]
+    """Yield each kind of image: its name, the images as floats in [0, 1], and the code of the flag that names it."""
+    films = [read_xray(path) for path in evenly_spaced(sorted((data / "nih" / "images").glob("*")), FILMS)]
     for kind, (spoil, code) in SPOILT.items():
         if films:
             yield f"frontal films (NIH), {kind}", [np.ascontiguousarray(spoil(film)) for film in films], code
@@ -103,30 +86,30 @@ def groups(data: Path) -> Iterator[tuple[str, list[np.ndarray], str | None]]:
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = parser_for(__doc__)
     parser.add_argument("--weights", default=released_weights())
     arguments = parser.parse_args()
-    need(arguments.data, "nih/images", "atrium")
+    require(arguments.data, "nih/images", "atrium")
     detector = HeartDetector.from_weights(arguments.weights)
     lines = [
-        "Share of images with a doubt (`found.warnings`), with the doubt that the network is undecided, and with one",
-        "that names what was done to the film, by the released weights. Written by `python benchmarks/failure_detection.py DATA`.",
+        "Share of images for which the released weights raise any quality flag (`found.warnings`), the flag",
+        "`undecided`, and the flag that names what was done to the film.",
         "",
-        "| images | number | doubted | undecided | named |",
+        "Written by `python benchmarks/failure_detection.py DATA`.",
+        "",
+        "| images | number | any flag | undecided | named |",
         "|---|---|---|---|---|",
     ]
     for kind, images, code in groups(arguments.data):
         answers = detector.detect_each(images)
-        doubted = np.mean([bool(found.warnings) for found in answers])
+        flagged = np.mean([bool(found.warnings) for found in answers])
         undecided = np.mean(["undecided" in found.warning_codes for found in answers])
         named = "-"
         if code:
             named = f"{np.mean([code in found.warning_codes for found in answers]):.0%}"
-        lines.append(f"| {kind} | {len(images)} | {doubted:.0%} | {undecided:.0%} | {named} |")
+        lines.append(f"| {kind} | {len(images)} | {flagged:.0%} | {undecided:.0%} | {named} |")
         print(lines[-1], flush=True)
-    with complete_or_absent(RESULTS / "failure_detection.md") as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_table("failure_detection.md", lines)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""How fast phantoms are made: images a second on one core, rendered alone and with DICOM writing.
+"""Measure how fast phantoms are made on one core: rendered only, and written as DICOM.
 
-The ratio to a fixed piece of work (a Gaussian blur of 2048 x 2048) in the same run makes machines comparable.
-Run from the repository root: ``python benchmarks/phantom_speed.py [images] [size]``.
+    python benchmarks/phantom_speed.py [IMAGES] [SIZE]
+
+The times are also given in units of a fixed task, a Gaussian blur of 2048 x 2048 pixels timed in the same run, so that
+different machines can be compared.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy, so that a core is one core
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported: one thread only
 
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -24,7 +26,7 @@ from heartbox.phantom import render, sample_subject, write_phantoms  # noqa: E40
 
 
 def reference() -> float:
-    """Seconds for one blur, the median of nine."""
+    """Return the seconds of one blur, the median of nine."""
     image = np.random.default_rng(0).random((2048, 2048), dtype=np.float32)
     times = []
     for _ in range(9):

@@ -28,6 +28,13 @@ def test_the_card_is_of_these_weights():
     assert "{" not in re.sub(r"`[^`]*`", "", card)  # every figure is filled in
 
 
+def test_the_card_agrees_with_its_template():
+    """Whoever trains the weights again gets this card with other figures, not another text."""
+    template = (ROOT / "benchmarks" / "model_card_template.md").read_text(encoding="utf-8")
+    pattern = re.sub(r"\\{\w+(:[^}]*)?\\}", "(?s:.+?)", re.escape(template))
+    assert re.fullmatch(pattern, (ROOT / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8"))
+
+
 def test_what_they_carry(detector):
     assert detector.config["targets"] == ["heart", "thorax"]
     assert detector.config["layout"] == "ctr"

@@ -51,7 +51,7 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
     places first as Grad-CAM does. For global pooling and one linear layer it equals
     :func:`class_activation_map`. For other heads it is a first-order account of what scaling a feature would do, which
     is not what taking it away does: it finds the places well, and gets the sign wrong in a third of the cases
-    (``benchmarks/results/explanations.md``).
+    (``benchmarks/results/explanation_faithfulness.md``).
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
     return hires_cam(model, x)
 
 
-# How they stand their checks: heartbox.explain.faithfulness, benchmarks/results/explanations.md. Signed Grad-CAM does not.
+# How they stand their checks: heartbox.explain.faithfulness, benchmarks/results/explanation_faithfulness.md. Signed Grad-CAM does not.
 EXPLANATIONS = {
     "integrated gradients": smooth_gradients,
     "occlusion": occlusion_map,

@@ -164,7 +164,7 @@ class HeartDetector:
             at the network's own grid: the exact class-activation map for the classic head; for others HiResCAM, of
             whose maps only the places can be relied on, not the sign. See :mod:`heartbox.explain.attribution` for
             the methods, :mod:`heartbox.explain.faithfulness` for their checks and
-            ``benchmarks/results/explanations.md`` for how each method scores.
+            ``benchmarks/results/explanation_faithfulness.md`` for how each method scores.
 
         Returns
         -------

@@ -77,7 +77,7 @@ RECIPES = {
     # The same network with what is good practice today.
     "sensible": Recipe(head="regression", loss="box", start_at_mean=True),
     # Distributions over columns and rows instead of four bare numbers, and what else helped
-    # (benchmarks/recipe.py takes it apart).
+    # (benchmarks/recipe_ablation.py takes it apart).
     "edges": Recipe(
         epochs=16,
         rule="mask",

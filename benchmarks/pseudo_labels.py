@@ -1,15 +1,14 @@
-"""Self-training: films that nobody labelled, with the answers of a network as their labels, to train another on.
+"""Self-training: films without labels get a network's answers as labels, and another network is trained on them.
 
-The films of further hospitals are easy to come by, their labels are not. A network that learns from a few labelled
-films answers the others, and one that learns from both, under strong augmentation, is better than its teacher and
-less surprised elsewhere (Xie et al. 2020, "noisy student"). So it is said; benchmarks/results/accuracy.md has what it brought
-here, which is too little for the released recipe. Knows processed folders and networks; no recipes.
+Films of other hospitals are easy to come by, their labels are not. A network trained on a few labelled films, the
+teacher, answers the others; a student that learns from both under strong augmentation is reported to surpass its
+teacher and to generalise better (Xie et al. 2020, "noisy student"). What it brought here is in
+benchmarks/results/accuracy.md: too little for the released recipe. Knows processed folders and networks, not recipes.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,8 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heartbox.boxes import box_areas
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, write_processed
@@ -49,8 +46,7 @@ def read_unlabelled(
     Returns
     -------
     tuple
-        Images, float16 (N, size, size) in [0, 1]; their file names; and ``(name, reason)`` for each file that could
-        not be read.
+        Images, float16 (N, size, size) in [0, 1]; their file names; and ``(name, reason)`` for each unreadable file.
     """
     paths = [Path(path) for path in paths]
     jobs = [(path, size) for path in paths]
@@ -78,29 +74,29 @@ def write_self_training(
     share: float = 0.9,
     source: str = "unlabelled",
 ) -> Path:
-    """Write a processed folder of the films of another one and of films with the teacher's answers as labels.
+    """Write a processed folder that joins labelled films and films labelled by a teacher network.
 
-    The films that the teacher is least sure of are left out: a guess teaches nothing. A film without a mask
-    borrows the outline of the labelled one whose boxes are most like its own, stretched to them, so that its boxes
-    can be turned as those of the others are; in place of its masks stand zeros, which :func:`heartbox.training.losses.mask_loss`
-    takes for unknown.
+    The films that the teacher is least sure of are left out: a guess teaches nothing. A film without a mask borrows
+    the outline of the labelled film whose boxes are most similar to its own, stretched to fit, so that its boxes can
+    be augmented like all others. Its masks are zeros, which :func:`heartbox.training.losses.mask_loss` takes to mean
+    unknown.
 
     Parameters
     ----------
     labelled : path
-        Processed folder with masks; all its films are in the new one, with their splits.
+        Processed folder with masks; the new folder holds all its films, in the same splits.
     out : path
         The folder to write.
     images : ndarray of float16, shape (N, size, size)
         Films without labels, in [0, 1].
     names : sequence of str
-        Theirs.
+        Names of those films.
     teacher : nn.Module
-        A network of the edges head for heart and thorax that was trained on films of `labelled`.
+        A network with the edges head for heart and thorax, trained on films of `labelled`.
     share : float
-        Of the films, how many to keep: those with the smallest mean spread of the heart's edges.
+        Share of the films to keep: those with the smallest mean standard deviation of the heart's edges.
     source : str
-        What ``labels.csv`` calls these films' collection.
+        Collection name of these films in ``labels.csv``.
 
     Returns
     -------
@@ -110,11 +106,11 @@ def write_self_training(
     Raises
     ------
     ValueError
-        If `labelled` has no masks, or the images have another size than its own.
+        If `labelled` has no masks, or the size of the images differs from its own.
     """
     labelled, out = Path(labelled), Path(out)
     if not (labelled / "outlines.npy").is_file():
-        raise ValueError(f"{labelled} holds no masks, whose outlines the other films are to borrow")
+        raise ValueError(f"{labelled} holds no masks; films without labels need them to borrow outlines from")
     stats = json.loads((labelled / "stats.json").read_text(encoding="utf-8"))
     labels = pd.read_csv(labelled / "labels.csv")
     training = labels["split"] == "train"
@@ -122,11 +118,11 @@ def write_self_training(
     outlines = np.load(labelled / "outlines.npy")[training]
     size = stats["size"]
     if images.shape[1:] != (size, size):
-        raise ValueError(f"images of {images.shape[1:]} pixels do not go with {labelled}, which has others")
-    answers, spread = predict(teacher, _Images(images, stats))
+        raise ValueError(f"images of {images.shape[1:]} pixels do not fit {labelled}, whose images have {(size, size)}")
+    answers, std = predict(teacher, _Images(images, stats))
     answers = answers.reshape(-1, 2, 4)
-    doubt = np.where((box_areas(answers) > 0).all(axis=1), spread[:, :4].mean(axis=1), np.inf)
-    keep = np.sort(np.argsort(doubt, kind="stable")[: round(share * np.isfinite(doubt).sum())])
+    uncertainty = np.where((box_areas(answers) > 0).all(axis=1), std[:, :4].mean(axis=1), np.inf)
+    keep = np.sort(np.argsort(uncertainty, kind="stable")[: round(share * np.isfinite(uncertainty).sum())])
 
     def films() -> Iterator[ProcessedXRay]:
         yield from _films_of(labelled)
@@ -138,33 +134,33 @@ def write_self_training(
             yield ProcessedXRay(images[i], record, f"{source} {names[i]}", borrowed, unknown)
 
     splits = labels["split"].tolist() + ["train"] * len(keep)
-    rule = f"{stats['split']}; {len(keep)} films with a network's answers as labels train too"
+    rule = f"{stats['split']}; {len(keep)} more training films are labelled by a network"
     about = {key: stats[key] for key in ("layout", "seed", "contrast") if key in stats}
     write_processed(out, films(), lambda _: (splits, rule), size, about)
     return out
 
 
 def borrow_outlines(boxes: NDArray, others: NDArray, outlines: NDArray) -> NDArray[np.float64]:
-    """Give boxes the outlines of those films whose boxes are most like them, stretched to fit.
+    """Return outlines for boxes without masks: those of the film with the most similar boxes, stretched to fit.
 
     Parameters
     ----------
     boxes : ndarray, shape (targets, 4)
-        Of the film without masks.
+        Boxes of the film without masks.
     others : ndarray, shape (N, targets, 4)
-        Of the films with masks.
+        Boxes of the films with masks.
     outlines : ndarray, shape (N, targets, points, 2)
-        Their outlines.
+        Outlines of the films with masks.
 
     Returns
     -------
     ndarray, shape (targets, points, 2)
-        Each within its box and touching all four sides of it.
+        Each lies within its box and touches all four sides.
     """
     nearest = np.abs(others - boxes).sum(axis=(1, 2)).argmin()
     low, high = others[nearest, :, None, :2], others[nearest, :, None, 2:]
-    place = (outlines[nearest] - low) / (high - low)
-    return boxes[:, None, :2] + place * (boxes[:, None, 2:] - boxes[:, None, :2])
+    relative = (outlines[nearest] - low) / (high - low)
+    return boxes[:, None, :2] + relative * (boxes[:, None, 2:] - boxes[:, None, :2])
 
 
 def _films_of(folder: Path) -> Iterator[ProcessedXRay]:

@@ -1,4 +1,4 @@
-"""Films without labels join the labelled ones with a network's answers, and nothing else changes."""
+"""Films without labels join the labelled ones, with a network's answers as labels, and nothing else changes."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from heartbox.training.losses import mask_loss
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from self_training import borrow_outlines, read_unlabelled, write_self_training
+from pseudo_labels import borrow_outlines, read_unlabelled, write_self_training
 
 BOXES = [20.0, 16, 40, 40, 12, 8, 52, 56]
 
@@ -37,7 +37,7 @@ def answers(monkeypatch):
         bright = np.array([float(dataset[i][0].mean()) for i in range(len(dataset))])
         return np.tile(BOXES, (len(dataset), 1)), np.tile((10 - bright)[:, None], (1, 8))
 
-    monkeypatch.setattr("self_training.predict", predict)
+    monkeypatch.setattr("pseudo_labels.predict", predict)
 
 
 def test_films_without_labels_join(processed_with_masks, tmp_path, teacher, answers):
@@ -91,7 +91,7 @@ def test_films_without_masks_teach_no_masks():
 def test_what_cannot_be_joined_is_said(processed, processed_with_masks, tmp_path, teacher):
     with pytest.raises(ValueError, match="holds no masks"):
         write_self_training(processed, tmp_path / "out", np.zeros((1, 64, 64), np.float16), ["a"], teacher)
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(ValueError, match="do not fit"):
         write_self_training(processed_with_masks, tmp_path / "out", np.zeros((1, 32, 32), np.float16), ["a"], teacher)
 
 

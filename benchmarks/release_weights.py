@@ -1,28 +1,24 @@
 """Train the released weights, calibrate their margins and write their model card.
 
-    python benchmarks/release.py DATA [--work FOLDER]
+    python benchmarks/release_weights.py DATA [--work FOLDER] [--out FILE]
 
-DATA is the folder of the public Cardiothoracic Ratio dataset. Out-of-fold answers are taken from the work folder of
-benchmarks/accuracy.py, and made where they are missing: the margins are calibrated on those, since the released
-network has seen every film. It is trained on all films that the label audit left, with the recipe of the folds.
+DATA is the folder of the public Cardiothoracic Ratio dataset. The network is trained with the recipe of the folds on
+all films that the label audit did not exclude. Because it has seen every film, its margins are calibrated on the
+out-of-fold answers in the work folder of accuracy.py; missing ones are made. Replaces weights/heart-resnet18.pt and
+weights/MODEL_CARD.md, unless --out names another file.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from accuracy import (
+from common import ROOT, parser_for
+from folds import (
     CROSS,
     FOLDS,
     PHANTOM_EPOCHS,
@@ -46,65 +42,68 @@ from heartbox.evaluation.conformal import calibrate
 from heartbox.evaluation.label_audit import audit_labels
 from heartbox.evaluation.metrics import predict
 from heartbox.inference.quality_checks import is_surer
-from heartbox.models.weights import file_sha256, load_weights, save_weights
+from heartbox.models.weights import RELEASED_NAME, file_sha256, load_weights, save_weights
 from heartbox.training.recipes import Recipe
 from heartbox.utils.atomic import complete_or_absent
 
-ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"
+WEIGHTS = ROOT / "weights" / RELEASED_NAME
 ROW = "edges"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
 def out_of_fold(work: Path, recipe: Recipe, names: list[str]) -> list[dict]:
-    """Answers of the folds or crossings of those names."""
+    """Return the answers of the folds or crossings with these names."""
     return [answer(work / "folds" / name, recipe, work / "runs" / ROW / name, work) for name in names]
 
 
 def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torch.nn.Module, CardiacDataset, float]:
-    """Train on every film that is not left out; the last epoch's weights, so nothing is chosen."""
+    """Train on every film that is not excluded and keep the weights of the last epoch, so that nothing is selected."""
     folder = work / "folds" / "everything"
     write_split(work / "processed", folder, np.where(labels["fold"] >= 0, "train", "unused"), "everything")
-    # No film is held back. A few of the training films are watched, to see that it runs; they decide nothing.
+    # No film is held back. A few training films are watched, to see that the training works; they decide nothing.
     plain = CardiacDataset(folder, "train", targets=recipe.targets)
     watched = Subset(plain, range(0, len(plain), 25))
     return train_one(folder, recipe, work / "runs" / "everything", SEED, watched)
 
 
-def doubted(folds: list[dict]) -> np.ndarray:
-    """Tell for each film whether the network was undecided (by what is usual on the other folds) or surer mirrored."""
+def flagged(folds: list[dict]) -> np.ndarray:
+    """Return for each film whether the network was undecided or more confident when the film is mirrored.
+
+    The threshold for "undecided" comes from the other folds.
+    """
     found = []
     for k, fold in enumerate(folds):
-        asis, mirrored = (fold[key][:, :4].mean(axis=1) for key in ("spread", "spread_mirrored"))
+        asis, mirrored = (fold[key][:, :4].mean(axis=1) for key in ("std", "std_mirrored"))
         found.append((asis > calibrate_on_others(folds, k)["usual_spread"]) | is_surer(mirrored, asis))
     return np.concatenate(found)
 
 
 def card_row(name: str, answers: list[dict], keep: set[str]) -> str:
-    """One line of the card's table."""
+    """Return one line of the card's table."""
     row = summarise(answers, keep)
     edges = " | ".join(f"{row[f'mae_{edge}']:.2f}" for edge in EDGES)
-    held = " / ".join(f"{row[f'held_{key}']:.0%}" for key in (*EDGES, "ctr")) if "held_ctr" in row else "-"
+    covered = "-"
+    if "coverage_ctr" in row:
+        covered = " / ".join(f"{row[f'coverage_{key}']:.0%}" for key in (*EDGES, "ctr"))
     return (
         f"| {name} ({row['images']}) | {edges} | {row['mae']:.2f} | {row['iou_mean']:.3f} "
         f"| {row['iou_above_0.75']:.0%} | {row['iou_worst']:.2f} | {row['thorax_mae']:.2f} | {row['ctr_mae']:.4f} "
-        f"| {held} |"
+        f"| {covered} |"
     )
 
 
 def main() -> None:
     """Train, calibrate, save, describe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser = parser_for(__doc__)
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     work, recipe = arguments.work, ROWS[ROW]
     labels = prepare_folds(arguments.data, work)
     folds = out_of_fold(work, recipe, [str(fold) for fold in range(FOLDS)])
-    joined = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "predicted", "spread", "truth")}
+    joined = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "predicted", "std", "truth")}
     print(audit_labels(joined["names"], joined["predicted"], joined["truth"]).head(20).to_string(index=False))
-    calibration = calibrate(joined["predicted"], joined["spread"], joined["truth"])
+    calibration = calibrate(joined["predicted"], joined["std"], joined["truth"])
     start = dataclasses.replace(recipe, start=str(pretrain(work)))
     model, train, seconds = train_on_all(labels, work, start)
     notes = {"targets": list(recipe.targets), "calibration": calibration, "recipe": ROW, "epochs": recipe.epochs}
@@ -150,7 +149,7 @@ def main() -> None:
         rows="\n".join(rows),
         mean_box=always["mae"],
         mean_iou=always["iou_mean"],
-        doubted=np.mean(doubted(folds)),
+        flagged=np.mean(flagged(folds)),
         worst=", ".join(f"`{joined['names'][i]}` (IoU {iou[i]:.2f})" for i in np.argsort(iou)[:5]),
     )
     with complete_or_absent(arguments.out.with_name("MODEL_CARD.md")) as part:

@@ -1,0 +1,64 @@
+"""Measure the released weights on another hospital's films: the heart's left and right borders in NIH films.
+
+    python benchmarks/nih_borders.py DATA [--weights FILE]
+
+DATA holds nih/ (images and labels.csv, whose column rsna_id joins the two) and rsna/rsna_heart_detection.csv, which has
+the labels. Only the left and the right border can be compared, because those boxes include the great vessels. Writes
+benchmarks/results/nih_borders.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from common import parser_for, require, write_table
+
+from heartbox import HeartDetector
+from heartbox.models.weights import released_weights
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--weights", default=released_weights())
+    arguments = parser.parse_args()
+    require(arguments.data, "nih/labels.csv", "nih/images", "rsna/rsna_heart_detection.csv")
+    films = pd.read_csv(arguments.data / "nih" / "labels.csv")
+    boxes = pd.read_csv(arguments.data / "rsna" / "rsna_heart_detection.csv")
+    known = films.merge(boxes, left_on="rsna_id", right_on="name")
+    detector = HeartDetector.from_weights(arguments.weights)
+    errors, inside, lines = (
+        [],
+        [],
+        ["| film | left: found - label | right: found - label | quality flags |", "|---|---|---|---|"],
+    )
+    for row in known.itertuples():
+        found = detector.detect(arguments.data / "nih" / "images" / row.file)
+        scale = found.xray.image.shape[1] / row.img_shape_x
+        label = np.array([row.x0, row.x0 + row.w])
+        error = found.heart[[0, 2]] / scale - label
+        if found.heart_interval is None:
+            inside.append([False, False])
+        else:
+            low, high = found.heart_interval[[0, 2]].T / scale
+            inside.append((low <= label) & (label <= high))
+        errors.append(error)
+        lines.append(
+            f"| {row.file} | {error[0]:+.1f} | {error[1]:+.1f} | {' '.join(map(str, found.warnings)) or '-'} |"
+        )
+    left, right = np.abs(errors).mean(axis=0)
+    head = [
+        f"{len(known)} NIH films, never used for training, with heart boxes of the RSNA exercise. Only the left and",
+        "right borders are compared, because those boxes include the great vessels. So few films can only show whether",
+        f"something is badly wrong. Mean absolute error: {left:.2f} px (left) and {right:.2f} px (right) at 224;",
+        f"{np.mean(inside):.0%} of the labels lie inside the margins.",
+        "",
+        "Written by `python benchmarks/nih_borders.py DATA`.",
+        "",
+    ]
+    write_table("nih_borders.md", [*head, *lines])
+    print("\n".join([*head, *lines]))
+
+
+if __name__ == "__main__":
+    main()
