@@ -21,9 +21,10 @@ from tqdm import tqdm  # noqa: E402
 from heartbox.inference.archive import Journal, without_own_outputs
 from heartbox.inference.detector import HeartDetector  # noqa: E402
 from heartbox.models.weights import RELEASED_NAME, released_weights  # noqa: E402
+from heartbox.reporting.detection_plots import draw_detection  # noqa: E402
 from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture  # noqa: E402
 from heartbox.reporting.export import TABLE_COLUMNS, table_row, write_report  # noqa: E402
-from heartbox.reporting.plots import draw_detection, save_figure  # noqa: E402
+from heartbox.reporting.plots import save_figure  # noqa: E402
 from heartbox.utils.atomic import complete_or_absent  # noqa: E402
 from heartbox.xray.discovery import XRaySource, find_xrays  # noqa: E402
 from heartbox.xray.errors import XRayError  # noqa: E402
@@ -169,7 +170,7 @@ def _run(arguments: list[str] | None) -> int:
         print("\n\n".join(describe(row) for row in rows))
     failed, flagged = int(table["error"].notna().sum()), int(table["warnings"].notna().sum())
     print(
-        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {flagged} of them with warnings, "
+        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {flagged} with warnings, "
         f"{failed} could not be read"
         + (f"; files of other kinds passed over: {len(passed_over)}" if passed_over else ""),
         file=sys.stderr,

@@ -1,6 +1,45 @@
 """Answers as pictures, tables, JSON and DICOM reports."""
 
+from heartbox.reporting.detection_plots import draw_attention, draw_detection, draw_evidence
 from heartbox.reporting.export import TABLE_COLUMNS, as_dict, table_row, write_report
-from heartbox.reporting.plots import draw_attention, draw_detection, draw_evidence
+from heartbox.reporting.plots import (
+    CHEST,
+    LABEL,
+    PREDICTION,
+    box_styles,
+    draw_box,
+    draw_histograms,
+    image_grid,
+    image_legend,
+    page_of_xrays,
+    save_figure,
+    save_gif,
+    show_xray,
+)
+from heartbox.reporting.training_plots import TrainingAnimation, draw_distributions, draw_history, draw_reliability
 
-__all__ = ["TABLE_COLUMNS", "as_dict", "draw_attention", "draw_detection", "draw_evidence", "table_row", "write_report"]
+__all__ = [
+    "CHEST",
+    "LABEL",
+    "PREDICTION",
+    "TABLE_COLUMNS",
+    "TrainingAnimation",
+    "as_dict",
+    "box_styles",
+    "draw_attention",
+    "draw_box",
+    "draw_detection",
+    "draw_distributions",
+    "draw_evidence",
+    "draw_histograms",
+    "draw_history",
+    "draw_reliability",
+    "image_grid",
+    "image_legend",
+    "page_of_xrays",
+    "save_figure",
+    "save_gif",
+    "show_xray",
+    "table_row",
+    "write_report",
+]

@@ -139,7 +139,7 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
     source : path
         The DICOM file that was asked about.
     figure : Figure
-        From :func:`heartbox.reporting.plots.draw_detection`.
+        From :func:`heartbox.reporting.detection_plots.draw_detection`.
 
     Returns
     -------

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from heartbox.boxes import EDGES
 from heartbox.inference.result import HeartDetection
-from heartbox.reporting.plots import draw_detection, draw_evidence, save_figure
+from heartbox.reporting.detection_plots import draw_detection, draw_evidence
+from heartbox.reporting.plots import save_figure
 from heartbox.utils.atomic import complete_or_absent
 
 TABLE_COLUMNS = [

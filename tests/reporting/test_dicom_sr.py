@@ -16,8 +16,8 @@ from heartbox.cli import main
 from heartbox.inference.detector import HeartDetector
 from heartbox.inference.quality_checks import QualityFlag
 from heartbox.phantom import write_phantoms
+from heartbox.reporting.detection_plots import draw_detection
 from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture
-from heartbox.reporting.plots import draw_detection
 from heartbox.xray.errors import XRayError
 
 
