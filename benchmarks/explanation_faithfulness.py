@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     require(arguments.data, "nih/images")
     detector = HeartDetector.from_weights(arguments.weights)
-    model, size = detector.model, detector.config["size"]
+    model, size = detector.model, detector.config.size
     torch.manual_seed(0)
     inputs = []
     for path in evenly_spaced(sorted((arguments.data / "nih" / "images").glob("*")), 2 * arguments.films):

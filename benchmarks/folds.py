@@ -28,6 +28,7 @@ from heartbox.data.splits import assign_folds
 from heartbox.data.store import write_split
 from heartbox.evaluation.conformal import calibrate, coverage
 from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box, predict
+from heartbox.models.config import Calibration
 from heartbox.models.weights import load_weights, save_weights
 from heartbox.training.loop import fit
 from heartbox.training.recipes import RECIPES, BoxTask, Recipe, make_model
@@ -120,7 +121,7 @@ def pretrain(work: Path) -> Path:
     path, folder = work / "phantoms.pt", work / "phantoms"
     recipe = dataclasses.replace(RECIPES["edges"], epochs=PHANTOM_EPOCHS, small_share=1.0)
     about = json.dumps({**dataclasses.asdict(recipe), "films": PHANTOMS}, sort_keys=True)
-    if path.is_file() and load_weights(path)[1]["recipe"] == about:
+    if path.is_file() and load_weights(path)[1].notes["recipe"] == about:
         return path
     if not (folder / "stats.json").is_file():
         # Phantoms already use the whole grey range, so their contrast is not normalised.
@@ -260,7 +261,7 @@ def mean_box_answer(folder: Path) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- measuring
 
 
-def calibrate_on_others(answers: list[dict[str, np.ndarray]], k: int) -> dict:
+def calibrate_on_others(answers: list[dict[str, np.ndarray]], k: int) -> Calibration:
     """Calibrate the margins of fold `k` on the answers of all other folds."""
     others = [other for i, other in enumerate(answers) if i != k]
     return calibrate(*(np.concatenate([other[key] for other in others]) for key in ("predicted", "std", "truth")))

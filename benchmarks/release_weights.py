@@ -42,7 +42,8 @@ from heartbox.evaluation.conformal import calibrate
 from heartbox.evaluation.label_audit import audit_labels
 from heartbox.evaluation.metrics import predict
 from heartbox.inference.quality_checks import is_surer
-from heartbox.models.weights import RELEASED_NAME, file_sha256, load_weights, save_weights
+from heartbox.models.fetch import file_sha256
+from heartbox.models.weights import RELEASED_NAME, load_weights, save_weights
 from heartbox.training.recipes import Recipe
 from heartbox.utils.atomic import complete_or_absent
 
@@ -74,7 +75,7 @@ def flagged(folds: list[dict]) -> np.ndarray:
     found = []
     for k, fold in enumerate(folds):
         asis, mirrored = (fold[key][:, :4].mean(axis=1) for key in ("std", "std_mirrored"))
-        found.append((asis > calibrate_on_others(folds, k)["usual_spread"]) | is_surer(mirrored, asis))
+        found.append((asis > calibrate_on_others(folds, k).usual_std) | is_surer(mirrored, asis))
     return np.concatenate(found)
 
 

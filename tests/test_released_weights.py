@@ -10,7 +10,7 @@ from helpers import ROOT
 from heartbox.boxes import box_from_mask, box_iou
 from heartbox.data.layouts import list_xrays
 from heartbox.inference.detector import HeartDetector
-from heartbox.models.weights import file_sha256
+from heartbox.models.fetch import file_sha256
 from heartbox.xray.reader import read_xray
 
 WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"
@@ -36,12 +36,12 @@ def test_the_card_agrees_with_its_template():
 
 
 def test_what_they_carry(detector):
-    assert detector.config["targets"] == ["heart", "thorax"]
-    assert detector.config["layout"] == "ctr"
-    calibration = detector.config["calibration"]
-    assert calibration["level"] == 0.9
-    assert calibration["images"] == detector.config["films"]
-    assert all(0 < factor < 10 for factor in calibration["factors"])
+    assert detector.config.targets == ("heart", "thorax")
+    assert detector.config.layout == "ctr"
+    calibration = detector.config.calibration
+    assert calibration.level == 0.9
+    assert calibration.images == detector.config.notes["films"]
+    assert all(0 < factor < 10 for factor in calibration.factors)
 
 
 def film_images(real_data, count: int) -> list:

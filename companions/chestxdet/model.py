@@ -237,7 +237,7 @@ def _light_detector(recipe: Detection, classes: int, start: str) -> FasterRCNN:
     mean, std = 0.449, 0.226
     if start == "heart":
         heart, config = load_weights(HEART_WEIGHTS)
-        mean, std = float(config["mean"]), float(config["std"])
+        mean, std = config.mean, config.std
         stem = heart.levels[0]
         ours = (body.conv1, body.bn1, body.layer1, body.layer2, body.layer3, body.layer4)
         for mine, theirs in zip(ours, (stem[0], stem[1], stem[4], stem[5], *heart.levels[1:]), strict=True):

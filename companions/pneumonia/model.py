@@ -23,8 +23,9 @@ from companions.pneumonia.metrics import auroc, average_precision, fit_logistic
 from heartbox.augmentation import augment_image
 from heartbox.evaluation.metrics import predict
 from heartbox.models.build import build_model
+from heartbox.models.fetch import file_sha256
 from heartbox.models.heads import RegressionNet
-from heartbox.models.weights import file_sha256, load_weights
+from heartbox.models.weights import load_weights
 from heartbox.training.device import mixed_precision
 from heartbox.training.task import ProgressiveSchedule, Task
 from heartbox.utils.atomic import complete_or_absent
@@ -114,7 +115,7 @@ def build_classifier(size: int = 224, start: str | Path = "", pretrained: bool =
     model.regress = nn.Linear(model.regress.in_features, 1)
     if start:
         learnt, config = load_weights(start)
-        if config["backbone"] != "resnet18":
+        if config.backbone != "resnet18":
             raise ValueError(f"{start}: weights of {config['backbone']}; the trunk of a resnet18 is wanted")
         # The edges network keeps the trunk in three levels, the regression network in one piece.
         layers = [*learnt.levels[0], *learnt.levels[1:]] if learnt.head_name == "edges" else [*learnt.features]

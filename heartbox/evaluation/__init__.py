@@ -1,4 +1,4 @@
-"""How good the boxes are, how wide their margins must be, and which labels to look at again."""
+"""How good the boxes are, how wide their margins must be, and which labels to check."""
 
 from heartbox.evaluation.conformal import calibrate, coverage, margins, reliability
 from heartbox.evaluation.label_audit import audit_labels

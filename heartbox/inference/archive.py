@@ -25,7 +25,7 @@ class Journal:
     def __init__(self, csv: Path, detector: HeartDetector):
         self.path = csv.with_name(f"{csv.name}.unfinished")
         self.config = hashlib.sha256(
-            json.dumps(detector.config, sort_keys=True, default=str).encode()
+            json.dumps(detector.config.to_dict(), sort_keys=True, default=str).encode()
             + b"".join(value.numpy().tobytes() for value in detector.model.state_dict().values())
         ).hexdigest()
         self.rows = {}

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
 from heartbox.evaluation.conformal import margins
@@ -26,8 +25,10 @@ from heartbox.inference.quality_checks import (
     is_surer,
 )
 from heartbox.inference.result import HeartDetection
+from heartbox.models.config import WeightsConfig
+from heartbox.models.heads import BoxNet
 from heartbox.models.weights import load_weights
-from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast
+from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import XRay, resize_xray
 from heartbox.xray.reader import as_xray
@@ -38,14 +39,14 @@ class HeartDetector:
 
     Parameters
     ----------
-    model : nn.Module
+    model : BoxNet
         From :func:`heartbox.models.build.build_model`.
-    config : dict
+    config : WeightsConfig
         As stored beside the weights: ``mean``, ``std``, ``size``, ``targets`` and, where there is one,
         ``calibration``.
     """
 
-    def __init__(self, model: nn.Module, config: dict):
+    def __init__(self, model: BoxNet, config: WeightsConfig):
         self.model = model.eval()
         self.config = config
 
@@ -126,20 +127,20 @@ class HeartDetector:
 
     def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray, looks: str) -> HeartDetection:
         """Turn what the network says, in pixels of its input, into an answer in pixels of the film."""
-        shape, size = xray.image.shape, self.config["size"]
+        shape, size = xray.image.shape, self.config.size
         boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
         heart = clip_boxes(boxes[0], shape)
-        thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config["targets"] else None
+        thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config.targets else None
         ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
         # Edges in the wrong order enclose nothing: there is no heart, and no ratio and no margin of it either.
         lost = not box_areas(heart) > 0
         ctr = None if ctr is None or math.isnan(ctr) or lost else ctr
         interval, ctr_interval, level = None, None, None
-        calibration = self.config.get("calibration")
+        calibration = self.config.calibration
         # Margins measured on synthetic films say nothing about a real one.
-        untrained = check_training(xray, self.config["layout"])
+        untrained = check_training(xray, self.config.layout)
         if calibration and not untrained and not lost:
-            level = calibration["level"]
+            level = calibration.level
             margin, reach = margins(calibration, coordinates, spread)
             around = np.stack([coordinates[:4] - margin[:4], coordinates[:4] + margin[:4]])
             interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
@@ -189,7 +190,7 @@ class HeartDetector:
     @property
     def _usual_spread(self) -> float | None:
         """Mean standard deviation, in pixels, that ordinary films stay below; None where the weights do not say."""
-        return (self.config.get("calibration") or {}).get("usual_spread")
+        return self.config.calibration and self.config.calibration.usual_std
 
     def _orientations(self, x: torch.Tensor, spread: NDArray) -> list[str]:
         """Tell for each film which way it may lie wrong, by trying on which variant the network is surer.
@@ -206,7 +207,7 @@ class HeartDetector:
             return [""] * len(x)
         asis = spread[:, :4].mean(axis=1)
         # 1 - image, for images that are normalised.
-        inverted = (1 - 2 * self.config["mean"]) / self.config["std"] - x
+        inverted = (1 - 2 * self.config.mean) / self.config.std - x
         variants = {
             "looks-mirrored": x.flip(3),
             "looks-turned-right": x.rot90(1, (2, 3)),
@@ -225,8 +226,8 @@ class HeartDetector:
 
     def shown(self, xray: XRay) -> NDArray[np.float32]:
         """Return the film as the network is shown it, as in training: (size, size) in [0, 1], its contrast evened."""
-        image = resize_xray(xray.image, self.config["size"])
-        if self.config.get("contrast") == NORMALIZED_CONTRAST:  # weights of an earlier version saw films as they are
+        image = resize_xray(xray.image, self.config.size)
+        if self.config.normalizes_contrast:  # weights of an earlier version saw films as they are
             image = normalize_contrast(image)
         # Training images were stored as float16: the same rounding here makes the same film the same input.
         return image.astype(np.float16).astype(np.float32)
@@ -234,7 +235,7 @@ class HeartDetector:
     def to_tensor(self, xray: XRay) -> torch.Tensor:
         """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""
         image = self.shown(xray)
-        return torch.from_numpy((image - self.config["mean"]) / self.config["std"]).float()[None, None]
+        return torch.from_numpy((image - self.config.mean) / self.config.std).float()[None, None]
 
     @torch.no_grad()
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio
-from heartbox.evaluation.conformal import USUAL
+from heartbox.evaluation.conformal import USUAL_SHARE
 from heartbox.xray.borders import plain_border
 from heartbox.xray.contrast import has_low_contrast
 from heartbox.xray.header import PHANTOM_MANUFACTURER
@@ -144,7 +144,7 @@ def check_certainty(std: float, usual: float | None, looks: str, size: int) -> t
     if usual is not None and std > usual:
         message = (
             f"The network is undecided: its distributions for the heart's edges are {std:.1f} pixels wide (at {size}), "
-            f"while {USUAL:.0%} of ordinary films stay below {usual:.1f}."
+            f"while {USUAL_SHARE:.0%} of ordinary films stay below {usual:.1f}."
         )
         flags.append(QualityFlag("undecided", message))
     if looks:

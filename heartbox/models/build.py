@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heartbox.models.backbones import BACKBONES, load_backbone
-from heartbox.models.heads import BoxNet, EdgesNet, RegressionNet
-
-HEADS = ("regression", "edges")
+from heartbox.models.heads import HEADS, BoxNet, EdgesNet, RegressionNet
 
 
 def build_model(

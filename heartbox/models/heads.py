@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HEADS = ("regression", "edges")
+
 
 @dataclass(frozen=True)
 class EdgeDistributions:

@@ -1,28 +1,25 @@
-"""Weights files: written, read back safely, and fetched once from an https address.
+"""Weights files: a plain state dict and a config, written whole and read back safely.
 
-A file is a plain state dict and a dict of settings. Knows networks; nothing of training or of X-rays.
+Knows networks and their config; nothing of training or of X-rays.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from heartbox.models.build import build_model
+from heartbox.models.config import WEIGHTS_FORMAT, Calibration, WeightsConfig
+from heartbox.models.fetch import as_digest, fetch_weights, file_sha256
+from heartbox.models.heads import BoxNet
+from heartbox.models.torch_files import all_finite, read_torch_file
 from heartbox.utils.atomic import complete_or_absent
 
-# Stands in the config of every weights file, so that a file of something else is refused.
-WEIGHTS_FORMAT = "heartbox-weights-1"
 # The weights that come with the project; their model card lies beside them.
 RELEASED_NAME = "heart-resnet18.pt"
-CONFIG_KEYS = ("backbone", "head", "size", "targets", "mean", "std", "layout")
 
 
 def released_weights() -> Path:
@@ -32,26 +29,27 @@ def released_weights() -> Path:
     return installed if installed.is_file() else checkout
 
 
-def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = False, **notes) -> None:
-    """Save a model as a plain state dict and a dict of what is needed to use it.
+def save_weights(path: str | Path, model: BoxNet, stats: Mapping[str, Any], half: bool = False, **notes: Any) -> None:
+    """Save a network as a plain state dict and the config that is needed to use it.
 
     Parameters
     ----------
     path : path
-        Where to write.
-    model : nn.Module
+        The file to write.
+    model : BoxNet
         From :func:`heartbox.models.build.build_model`.
-    stats : dict
-        The training statistics of ``stats.json``; mean, std, size, layout and contrast are kept.
+    stats : mapping
+        The training statistics of ``stats.json``, of which ``mean``, ``std``, ``layout`` and ``contrast`` are kept.
     half : bool
-        Store in half precision: half the size, and edges that move by some hundredths of a pixel.
+        Whether to store half precision: half the size, and edges move by a few hundredths of a pixel.
     **notes
-        ``targets``, and anything else worth keeping, of plain types: ``calibration``, ``recipe``, ``metrics``.
+        ``targets``, and anything else worth keeping, in plain types: ``calibration`` (a :class:`Calibration`),
+        ``recipe``, ``metrics``.
 
     Raises
     ------
     ValueError
-        If `stats` or `notes` lack something that the weights cannot be used without.
+        If something is missing or wrong that the weights cannot be used without. Nothing is written then.
     """
     config = {
         "format": WEIGHTS_FORMAT,
@@ -59,152 +57,83 @@ def save_weights(path: str | Path, model: nn.Module, stats: dict, half: bool = F
         "head": model.head_name,
         "size": model.size,
         **({"hidden": list(model.hidden)} if model.hidden else {}),
-        **{key: stats[key] for key in ("mean", "std", "layout")},
-        **({"contrast": stats["contrast"]} if "contrast" in stats else {}),
+        **{key: stats[key] for key in ("mean", "std", "layout", "contrast") if key in stats},
         **notes,
     }
-    missing = [key for key in CONFIG_KEYS if key not in config]
-    if missing:
-        raise ValueError(f"weights without {', '.join(missing)} could not be used again: give it to save_weights")
+    if isinstance(config.get("calibration"), Calibration):
+        config["calibration"] = config["calibration"].to_dict()
+    try:
+        WeightsConfig.from_dict(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: not written, these weights could not be used again: {error}") from error
     with complete_or_absent(path) as part:
         state = {
             name: (value.half() if half and value.is_floating_point() else value).contiguous().cpu()
             for name, value in model.state_dict().items()
-            if not name.startswith("mask_head.")  # of use in training only
+            if not name.startswith("mask_head.")  # used in training only
         }
         torch.save({"config": config, "state_dict": state}, part)
 
 
-def load_weights(source: str | Path, sha256: str | None = None) -> tuple[nn.Module, dict]:
-    """Read a weights file and build the network that it is of.
+def load_weights(source: str | Path, sha256: str | None = None) -> tuple[BoxNet, WeightsConfig]:
+    """Read a weights file and build its network.
 
     Parameters
     ----------
     source : path or str
-        A file, or an https address, which is fetched once (:func:`fetch_weights`).
+        A file, or an https address, which is fetched once (:func:`heartbox.models.fetch.fetch_weights`).
     sha256 : str, optional
-        What the file's SHA-256 must be, 64 hexadecimal digits; an address needs one.
+        The SHA-256 that the file must have, 64 hexadecimal digits; required for an address.
 
     Returns
     -------
-    tuple of nn.Module and dict
-        The network, ready to answer, and the config it was saved with.
+    tuple of BoxNet and WeightsConfig
+        The network, in evaluation mode, and its config.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file is not the one that `sha256` names, is not one of ours or does not fit the network it names.
+        If the file has another SHA-256, is damaged or is not a Heartbox weights file, if its config is wrong, or if its
+        weights do not fit the network that the config names.
     OSError
         If it cannot be fetched.
     """
-    if isinstance(source, str) and "://" in source:
-        path = fetch_weights(source, sha256)
-    elif not isinstance(source, str | Path):
-        raise ValueError(f"{type(source).__name__}: no weights; give the path of a file or an https address")
-    else:
-        path = Path(source)
-        if path.is_dir():
-            raise FileNotFoundError(f"{path}: a folder; name the weights file in it, such as model.pt")
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no such weights file; check the path (the released ones lie in weights/ beside "
-                "heartbox/), or run 03-Model-Training.ipynb, which makes one"
-            )
-        if sha256 is not None and (found := file_sha256(path)) != _digest(sha256):
-            raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256}: another version, or a damaged file")
+    path = _locate(source, sha256)
+    saved = read_torch_file(path, "Name a file that notebook 03 wrote, or the released one, or fetch it again")
     try:
-        # torch does not look at the checksums in its own files: a flipped byte would move an edge without a word.
-        with zipfile.ZipFile(path) as archive:
-            torn = archive.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error):
-        torn = None  # whatever it is, the next step says so
-    if torn:
-        raise ValueError(f"{path}: damaged ({torn} does not match its checksum); fetch it again")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the unpickler stumbles over
-        raise ValueError(
-            f"{path}: no weights file, or a damaged one, or one that could run code ({type(error).__name__}). Name one "
-            "that notebook 03 wrote or the released one, or fetch it again"
-        ) from error
-    config = saved.get("config") if isinstance(saved, dict) else None
-    if not isinstance(config, dict) or config.get("format") != WEIGHTS_FORMAT or "state_dict" not in saved:
-        raise ValueError(f"{path}: not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
-    missing = [key for key in CONFIG_KEYS if key not in config]
-    if missing:
-        raise ValueError(f"{path}: not a whole Heartbox weights file, its config lacks {', '.join(missing)}")
-    try:
-        shape = {key: config[key] for key in ("targets", "size", "hidden") if key in config}
-        model = build_model(config["backbone"], config["head"], **shape)
-        # Stored in half precision where that is enough; the network computes in single.
+        if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), Mapping):
+            raise ValueError(f"not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
+        config = WeightsConfig.from_dict(saved.get("config"))
+        model = build_model(config.backbone, config.head, False, config.targets, config.size, config.hidden)
+        # Stored in half precision where that is enough; the network computes in single precision.
         model.load_state_dict(
             {name: value.float() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}
         )
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if not all_finite(model.state_dict()):
+            raise ValueError("holds NaN or infinite weights")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Use the released weights, or train with notebook 03 again") from error
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: the weights do not fit the network that their config names: {error}") from error
-    if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise ValueError(f"{path}: holds weights that are no numbers; train it again, or fetch it again")
     return model.eval(), config
 
 
-def fetch_weights(url: str, sha256: str | None, cache: str | Path | None = None) -> Path:
-    """Return the local copy of a weights file, fetching it if it is not there yet.
-
-    Parameters
-    ----------
-    url : str
-        An https address.
-    sha256 : str
-        SHA-256 of the file, 64 hexadecimal digits, as its model card gives it.
-    cache : path, optional
-        Where copies are kept; by default ``heartbox`` in torch's own cache, which ``TORCH_HOME`` moves.
-
-    Returns
-    -------
-    Path
-        The copy. Once it is there no network is needed.
-
-    Raises
-    ------
-    ValueError
-        If the address is not https, the SHA-256 is missing, or what came has another one.
-    OSError
-        If it cannot be fetched or written.
-    """
-    if urlsplit(url).scheme != "https":
-        raise ValueError(f"{url}: weights are fetched over https only; give an https address or a path")
-    if not sha256:
-        raise ValueError(f"{url}: weights from an address need sha256=..., which their model card gives")
-    digest = _digest(sha256)
-    folder = Path(cache) if cache else Path(torch.hub.get_dir()) / "heartbox"
-    path = folder / f"{digest[:16]}-{PurePosixPath(urlsplit(url).path).name or 'weights.pt'}"
-    if path.is_file() and file_sha256(path) == digest:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with complete_or_absent(path) as part:
-            torch.hub.download_url_to_file(url, str(part), progress=False)
-            if (found := file_sha256(part)) != digest:
-                raise ValueError(
-                    f"{url}: what came has the SHA-256 {found}, not {digest}; nothing was kept. Compare the address "
-                    "and the digest with the model card; behind a proxy, open the address in a browser once"
-                )
-    except OSError as error:  # urllib's errors among them
-        raise OSError(
-            f"{url}: could not be fetched ({error}). Without a network, download it elsewhere and give its path"
-        ) from error
+def _locate(source: str | Path, sha256: str | None) -> Path:
+    """Return the path of a weights file, fetched if need be, and check that it is the one meant."""
+    if isinstance(source, str) and "://" in source:
+        return fetch_weights(source, sha256)
+    if not isinstance(source, str | Path):
+        raise ValueError(f"{type(source).__name__}: not a weights file; give the path of one or an https address")
+    path = Path(source)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path}: a folder; name the weights file in it, such as model.pt")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such weights file; check the path (the released ones lie in weights/ beside "
+            "heartbox/), or run 03-Model-Training.ipynb, which makes one"
+        )
+    if sha256 is not None and (found := file_sha256(path)) != as_digest(sha256):
+        raise ValueError(f"{path}: its SHA-256 is {found}, not {sha256}: another version, or a damaged file")
     return path
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(sha256: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)):
-        raise ValueError(f"sha256={sha256!r}: a SHA-256 is 64 hexadecimal digits")
-    return sha256.lower()

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box
 from heartbox.models.build import build_model
-from heartbox.models.weights import file_sha256, load_weights
+from heartbox.models.fetch import file_sha256
+from heartbox.models.weights import load_weights
 from heartbox.training.device import mixed_precision
 from heartbox.training.losses import box_loss, distribution_loss, mask_loss
 from heartbox.training.task import ProgressiveSchedule, Task
@@ -121,12 +122,12 @@ def make_model(recipe: Recipe, train: Dataset, hidden: Sequence[int] = ()) -> nn
 
 def _start_from(model: nn.Module, recipe: Recipe) -> None:
     learnt, config = load_weights(recipe.start)
-    if (config["backbone"], config["head"]) != (recipe.backbone, recipe.head):
+    if (config.backbone, config.head) != (recipe.backbone, recipe.head):
         raise ValueError(
             f"{recipe.start}: weights of {config['backbone']} with the {config['head']} head; this recipe has "
             f"{recipe.backbone} with {recipe.head}"
         )
-    if tuple(config["targets"])[: len(recipe.targets)] != tuple(recipe.targets):
+    if config.targets[: len(recipe.targets)] != tuple(recipe.targets):
         raise ValueError(f"{recipe.start}: knows {', '.join(config['targets'])}, not {', '.join(recipe.targets)}")
     # What belongs to an edge stands first along the first axis, so a network for fewer targets takes the first ones.
     mine = model.state_dict()

@@ -21,7 +21,7 @@ def test_margins_hold_on_films_they_have_not_seen():
     held = coverage(calibration, *made_answers(3000, 1))
     assert held["edges"] == pytest.approx(np.full(8, 0.9), abs=0.02)
     assert held["ctr"] == pytest.approx(0.9, abs=0.02)
-    assert calibration["factors"] == pytest.approx(1.645 * np.linspace(0.5, 1.5, 8), rel=0.06)
+    assert calibration.factors == pytest.approx(1.645 * np.linspace(0.5, 1.5, 8), rel=0.06)
 
 
 def test_a_hard_film_gets_a_wider_margin():
@@ -48,8 +48,8 @@ def test_unknown_labels_do_not_count():
     known = slice(1, None, 2)
     truth[::2, 4:] = np.nan
     whole, half = calibrate(predicted, spread, truth), calibrate(predicted[known], spread[known], truth[known])
-    assert whole["factors"][4:] == half["factors"][4:]
-    assert whole["ctr_factor"] == half["ctr_factor"]
+    assert whole.factors[4:] == half.factors[4:]
+    assert whole.ctr_factor == half.ctr_factor
     other = calibrate(*made_answers(100, 1))
     held, of_known = (coverage(other, predicted[which], spread[which], truth[which]) for which in (slice(None), known))
     assert held["edges"][4:] == pytest.approx(of_known["edges"][4:])
@@ -60,8 +60,8 @@ def test_too_few_labels_of_one_edge():
     predicted, spread, truth = made_answers(100, 0)
     truth[5:, 4:] = np.nan
     calibration = calibrate(predicted, spread, truth)
-    assert np.isfinite(calibration["factors"][:4]).all()
-    assert np.isnan(calibration["factors"][4:]).all()
+    assert np.isfinite(calibration.factors[:4]).all()
+    assert np.isnan(calibration.factors[4:]).all()
     assert margins(calibration, predicted, spread)[1] is None
 
 
@@ -86,9 +86,9 @@ def test_the_audit_without_a_thorax():
 
 def test_the_usual_spread():
     predicted, spread, truth = made_answers(1000, 0)
-    usual = calibrate(predicted, spread, truth)["usual_spread"]
+    usual = calibrate(predicted, spread, truth).usual_std
     assert (spread[:, :4].mean(axis=1) > usual).mean() == pytest.approx(0.03, abs=0.002)
-    assert calibrate(predicted, None, truth)["usual_spread"] is None
+    assert calibrate(predicted, None, truth).usual_std is None
 
 
 def test_margins_of_every_level_hold():

@@ -10,6 +10,7 @@ from heartbox.explain.attribution import EXPLANATIONS
 from heartbox.inference.detector import HeartDetector
 from heartbox.inference.quality_checks import LOOKS
 from heartbox.models.build import build_model
+from heartbox.models.config import Calibration, WeightsConfig
 from heartbox.models.heads import BoxNet
 from heartbox.models.weights import save_weights
 from heartbox.phantom import write_phantoms
@@ -98,7 +99,7 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="03-Model-Training"):
         HeartDetector.from_weights(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("not weights")
-    with pytest.raises(ValueError, match="text.pt: no weights file"):
+    with pytest.raises(ValueError, match="text.pt: not a file"):
         HeartDetector.from_weights(tmp_path / "text.pt")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="not a Heartbox weights file"):
@@ -180,8 +181,9 @@ class Reader(BoxNet):
 )
 def test_what_is_wrong_with_a_film_is_named(change, code):
     """By the variant that the network is surer of; the usual spread is 5 pixels."""
-    calibration = {"level": 0.9, "scaled": True, "factors": [1.0] * 4, "ctr_factor": None, "usual_spread": 5.0}
-    config = {"mean": 0.3, "std": 0.5, "size": 64, "targets": ["heart"], "layout": "ctr", "calibration": calibration}
+    calibration = Calibration(level=0.9, images=50, scaled=True, factors=(1.0,) * 4, usual_std=5.0)
+    about = {"mean": 0.3, "std": 0.5, "layout": "ctr", "calibration": calibration}
+    config = WeightsConfig("resnet18", "edges", 64, ("heart",), **about)
     film = np.zeros((256, 256), np.float32)
     film[:128, :64] = 1
     found = HeartDetector(Reader(), config).detect(np.ascontiguousarray(change(film)))

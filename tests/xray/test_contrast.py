@@ -1,5 +1,7 @@
 """Films with other greys look alike to a network, and nothing is made of nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from heartbox.inference.detector import HeartDetector
 from heartbox.models.build import build_model
+from heartbox.models.config import WeightsConfig
 from heartbox.xray.contrast import has_low_contrast, normalize_contrast
 from heartbox.xray.reader import as_xray
 
@@ -71,11 +74,11 @@ def test_low_contrast_is_seen_before_it_is_evened():
 def test_the_detector_shows_films_as_its_weights_saw_them():
     """Weights that were trained on evened films get them, weights of an earlier version do not."""
     film = 0.9 + 0.08 * made_film()
-    config = {"mean": 0.5, "std": 0.25, "size": 64, "targets": ["heart"], "layout": "made"}
+    config = WeightsConfig("resnet18", "edges", 64, ("heart",), mean=0.5, std=0.25, layout="made")
     torch.manual_seed(0)
     model = build_model("resnet18", "edges", size=64)
     earlier = HeartDetector(model, config)
-    now = HeartDetector(model, config | {"contrast": "even"})
+    now = HeartDetector(model, dataclasses.replace(config, contrast="even"))
     xray = as_xray(film)
     np.testing.assert_allclose(earlier.shown(xray), film, atol=1e-3)
     np.testing.assert_allclose(now.shown(xray), normalize_contrast(film), atol=1e-3)

@@ -1,0 +1,58 @@
+"""Reading what torch saved, without running code from it and without overlooking damage.
+
+Knows torch's file format; nothing of what is inside.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def read_torch_file(path: Path, way_out: str, device: torch.device | str = "cpu") -> Any:
+    """Return what `torch.save` wrote to a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    way_out : str
+        What the reader of an error can do, for its message.
+    device : device
+        Where tensors are put.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, was not written by torch, or holds more than plain types and tensors.
+    """
+    try:
+        # torch ignores the checksums in its own files: a flipped bit would change a weight unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a file that torch wrote, or a damaged one ({error}). {way_out}") from error
+    if damaged:
+        raise ValueError(f"{path}: damaged ({damaged} does not match its checksum). {way_out}")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises whatever the unpickler fails with
+        raise ValueError(
+            f"{path}: damaged, or it holds something that could run code ({type(error).__name__}). {way_out}"
+        ) from error
+
+
+def all_finite(values: Any) -> bool:
+    """Tell whether all numbers in nested dicts, lists and tensors are finite."""
+    if isinstance(values, Tensor):
+        return not values.is_floating_point() or bool(values.isfinite().all())
+    if isinstance(values, dict):
+        return all(all_finite(value) for value in values.values())
+    if isinstance(values, list | tuple):
+        return all(all_finite(value) for value in values)
+    return not isinstance(values, float) or values - values == 0
