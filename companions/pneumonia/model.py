@@ -116,7 +116,7 @@ def build_classifier(size: int = 224, start: str | Path = "", pretrained: bool =
     if start:
         learnt, config = load_weights(start)
         if config.backbone != "resnet18":
-            raise ValueError(f"{start}: weights of {config['backbone']}; the trunk of a resnet18 is wanted")
+            raise ValueError(f"{start}: weights of {config.backbone}; the trunk of a resnet18 is wanted")
         # The edges network keeps the trunk in three levels, the regression network in one piece.
         layers = [*learnt.levels[0], *learnt.levels[1:]] if learnt.head_name == "edges" else [*learnt.features]
         for mine, layer in zip(model.features, layers, strict=True):

@@ -124,11 +124,11 @@ def _start_from(model: nn.Module, recipe: Recipe) -> None:
     learnt, config = load_weights(recipe.start)
     if (config.backbone, config.head) != (recipe.backbone, recipe.head):
         raise ValueError(
-            f"{recipe.start}: weights of {config['backbone']} with the {config['head']} head; this recipe has "
+            f"{recipe.start}: weights of {config.backbone} with the {config.head} head; this recipe has "
             f"{recipe.backbone} with {recipe.head}"
         )
     if config.targets[: len(recipe.targets)] != tuple(recipe.targets):
-        raise ValueError(f"{recipe.start}: knows {', '.join(config['targets'])}, not {', '.join(recipe.targets)}")
+        raise ValueError(f"{recipe.start}: knows {', '.join(config.targets)}, not {', '.join(recipe.targets)}")
     # What belongs to an edge stands first along the first axis, so a network for fewer targets takes the first ones.
     mine = model.state_dict()
     model.load_state_dict(
