@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from cardiac_dataset import CardiacDataset
+from companions.atrium.data import AtriumVolume, check_volume
 from heartbox.data.store import outlines_and_coverage
 from heartbox.training.loop import fit
 from heartbox.training.recipes import BoxTask, Recipe, make_model
@@ -53,6 +54,13 @@ def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
     shutil.copytree(ROOT / "heartbox", folder / "heartbox", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ["cardiac_dataset.py", *notebooks]:
         shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def copy_companion(folder: Path) -> Path:
+    """Copy the companions and what they need beside them."""
+    copy_project(folder, [])
+    shutil.copytree(ROOT / "companions", folder / "companions", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -114,6 +122,46 @@ def write_processed(
     stats["counts"] = {"train": train, "val": val, "skipped": 0, "low_contrast": 0}
     (folder / "stats.json").write_text(json.dumps(stats))
     return folder
+
+
+ATRIUM_SPACING = (1.37, 1.25, 1.30)  # slices, rows, columns: all different, so that a mix-up is seen
+
+
+def make_atrium(seed: int = 0, shape: tuple[int, int, int] = (6, 20, 24)) -> tuple[np.ndarray, np.ndarray]:
+    """Return a heart MRI without symmetry and a block as its mask."""
+    rng = np.random.default_rng(seed)
+    image, mask = rng.integers(0, 200, shape).astype(np.int16), np.zeros(shape, dtype=np.uint8)
+    mask[1:5, 6:12, 8 + seed % 3 : 16] = 1
+    image[mask > 0] += 300
+    return image, mask
+
+
+def make_atrium_volumes(count: int = 6) -> list[AtriumVolume]:
+    return [check_volume(f"s{i}", *make_atrium(i), ATRIUM_SPACING) for i in range(count)]
+
+
+def write_npy_folder(folder: Path, shape=(40, 48), subfolders=("",), columns: str = "corners") -> Path:
+    """Write eight images of noise as .npy files with a csv of boxes, as the VGG16 companion reads them."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(8):
+        target = folder / "images" / subfolders[i % len(subfolders)]
+        target.mkdir(parents=True, exist_ok=True)
+        np.save(target / f"film{i}.npy", rng.random(shape).astype(np.float16))
+        rows.append({"name": f"film{i}", "x_min": 4 + i, "y_min": 8, "x_max": 24 + i, "y_max": 32})
+    table = pd.DataFrame(rows)
+    if columns == "sizes":
+        table = table.assign(x0=table.x_min, y0=table.y_min, w=20, h=24)[["name", "x0", "y0", "w", "h"]]
+    table.to_csv(folder / "boxes.csv", index=False)
+    return folder
+
+
+def change_first_row(folder: Path, **columns) -> None:
+    """Change values in the first row of that csv."""
+    table = pd.read_csv(folder / "boxes.csv").assign(label="heart").astype(object)
+    for column, value in columns.items():
+        table.loc[0, column] = value
+    table.to_csv(folder / "boxes.csv", index=False)
 
 
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

@@ -1,6 +1,6 @@
-"""Pictures of volumes: slices with outlines, three planes, a gif through a heart, the agreement of volumes.
+"""Pictures of volumes: slices with outlines, three planes, curves, the agreement of volumes, a gif through a heart.
 
-Draws and writes what it is handed; knows no networks and reads no files.
+Draws and writes what it is given; knows no networks and reads no files.
 """
 
 from __future__ import annotations
@@ -24,161 +24,199 @@ from companions.atrium.data import AtriumVolume
 from companions.atrium.metrics import bland_altman
 from heartbox.reporting.plots import LABEL, PREDICTION, save_gif
 
-BRIGHT = 0.85  # grey value shown as white: few voxels are brighter, and blood is just below
+WHITE_AT = 0.85  # grey value shown as white: few voxels are brighter, and blood lies just below
+TRAINING = "#4a6fa5"
+WIDTH = 9.0  # inches of every picture: at 100 dpi it fits a page 960 px wide without being shrunk
+
+
+# ---------------------------------------------------------------- slices
 
 
 def show_slice(
     ax: Axes,
     image: NDArray,
     truth: NDArray | None = None,
-    found: NDArray | None = None,
+    predicted: NDArray | None = None,
     title: str = "",
     aspect: float = 1.0,
 ) -> None:
-    """Show a slice, (rows, columns) in [0, 1], with the outlines of the label and of what was found (dashed).
+    """Show a slice, (rows, columns) in [0, 1], with the outlines of the label and of the prediction (dashed).
 
-    `aspect` is the height of a pixel over its width, where it is not square.
+    `aspect` is the height of a pixel divided by its width.
     """
-    ax.imshow(np.asarray(image, dtype=np.float32), cmap="gray", vmin=0, vmax=BRIGHT, aspect=aspect)
-    for mask, colour, style in ((truth, LABEL, "-"), (found, PREDICTION, "--")):
+    ax.imshow(np.asarray(image, dtype=np.float32), cmap="gray", vmin=0, vmax=WHITE_AT, aspect=aspect)
+    for mask, colour, style in ((truth, LABEL, "-"), (predicted, PREDICTION, "--")):
         if mask is not None and np.any(mask) and not np.all(mask):
-            ax.contour(np.asarray(mask, dtype=float), [0.5], colors=[colour], linewidths=1.3, linestyles=style)
+            ax.contour(np.asarray(mask, dtype=float), [0.5], colors=[colour], linewidths=1.8, linestyles=style)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
 
 
 def page_of_slices(
     images: Sequence[NDArray],
-    truths: Sequence[NDArray | None] | None = None,
-    found: Sequence[NDArray | None] | None = None,
+    truths: Sequence[NDArray] | None = None,
+    predicted: Sequence[NDArray] | None = None,
     titles: Sequence[str] | None = None,
     columns: int = 4,
-    side: float = 2.4,
 ) -> Figure:
-    """Draw many slices on one page, each as :func:`show_slice` does; `side` is the width of each in inches."""
+    """Draw many slices on one page, each as :func:`show_slice` does, with a legend."""
     rows = -(-len(images) // columns)
-    high = side * images[0].shape[0] / images[0].shape[1] + 0.3
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * side, rows * high), layout="compressed", squeeze=False
-    )
+    side = WIDTH / columns
+    height = rows * (side * images[0].shape[0] / images[0].shape[1] + (0.7 if titles else 0.1)) + 0.4
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="compressed", squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     nothing = [None] * len(images)
     for i, ax in zip(range(len(images)), axes.flat, strict=False):
-        show_slice(ax, images[i], (truths or nothing)[i], (found or nothing)[i], titles[i] if titles else "")
-    if truths and found:
-        lines = [Line2D([], [], color=LABEL), Line2D([], [], color=PREDICTION, linestyle="--")]
-        figure.legend(lines, ["label", "found"], loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        masks = (truths or nothing)[i], (predicted or nothing)[i]
+        show_slice(ax, images[i], *masks, titles[i] if titles else "")
+    _outline_legend(figure, bool(truths), bool(predicted))
     return figure
 
 
-def draw_planes(subject: AtriumVolume, found: NDArray | None = None) -> Figure:
-    """Draw the three planes through the middle of the labelled atrium, in true proportions."""
-    k, i, j = (int(round(place)) for place in np.argwhere(subject.mask).mean(axis=0))
-    deep, high, wide = subject.spacing
-    across = subject.mask.shape[2] * wide, subject.mask.shape[2] * wide, subject.mask.shape[1] * high  # mm
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), layout="constrained", width_ratios=across)
+def _outline_legend(figure: Figure, truth: bool, predicted: bool) -> None:
+    lines = {}
+    if truth:
+        lines["label"] = Line2D([], [], color=LABEL, linewidth=1.8)
+    if predicted:
+        lines["prediction"] = Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="--")
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False)
+
+
+def draw_planes(volume: AtriumVolume, predicted: NDArray | None = None) -> Figure:
+    """Draw the three planes through the centre of the labelled atrium, in true proportions."""
+    k, i, j = (int(round(position)) for position in np.argwhere(volume.mask).mean(axis=0))
+    slices_mm, rows_mm, columns_mm = volume.spacing
     planes = [
-        ((k,), f"slice {k}: rows x columns", high / wide),
-        ((slice(None), i), f"row {i}: slices x columns", deep / wide),
-        ((slice(None), slice(None), j), f"column {j}: slices x rows", deep / high),
+        ((k,), f"slice {k}\n(rows x columns)", rows_mm / columns_mm),
+        ((slice(None), i), f"row {i}\n(slices x columns)", slices_mm / columns_mm),
+        ((slice(None), slice(None), j), f"column {j}\n(slices x rows)", slices_mm / rows_mm),
     ]
+    depth, rows, columns = np.multiply(volume.mask.shape, volume.spacing)
+    widths = np.array([columns, columns, rows])
+    height = WIDTH * max(rows, depth) / widths.sum() + 1.6
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH, height), layout="constrained", width_ratios=widths)
     for ax, (cut, title, aspect) in zip(axes, planes, strict=True):
-        show_slice(ax, subject.image[cut], subject.mask[cut], None if found is None else found[cut], title, aspect)
-    figure.suptitle(f"{subject.name}: {subject.volume_ml:.0f} mL", fontsize=10)
+        show_slice(
+            ax, volume.image[cut], volume.mask[cut], None if predicted is None else predicted[cut], title, aspect
+        )
+    figure.suptitle(f"{volume.name}: {volume.volume_ml:.0f} mL")
+    _outline_legend(figure, True, predicted is not None)
     return figure
+
+
+# ---------------------------------------------------------------- figures
 
 
 def draw_training(history: pd.DataFrame, baseline: float) -> Figure:
-    """Draw loss and Dice of each epoch, beside the Dice of an answer that never looks (`baseline`)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="compressed")
-    left.plot(history["epoch"], history["train_loss"], label="training", color="#4a6fa5")
-    left.plot(history["epoch"], history["val_loss"], label="held back", color=PREDICTION)
-    left.set(title="Dice loss", xlabel="epoch", ylim=(0, 1))
-    left.legend(frameon=False)
-    right.plot(history["epoch"], history["val_dice"], color=PREDICTION)
-    right.axhline(baseline, color="grey", linestyle=":", label="mean atrium")
-    right.set(title="3-D Dice, held back", xlabel="epoch", ylim=(0, 1))
-    right.legend(frameon=False, loc="lower right")
+    """Draw loss and Dice of each epoch, with the Dice of the mean mask (`baseline`)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), layout="compressed")
+    left.plot(history["epoch"], history["train_loss"], label="training", color=TRAINING)
+    left.plot(history["epoch"], history["val_loss"], "--", label="validation", color=PREDICTION)
+    left.set(title="loss", xlabel="epoch", ylabel="Dice loss, no unit", ylim=(0, 1))
+    right.plot(history["epoch"], history["val_dice"], "--", label="U-Net", color=PREDICTION)
+    right.axhline(baseline, color="grey", linestyle=":", label="mean mask (baseline)")
+    right.set(title="validation, in 3-D", xlabel="epoch", ylabel="Dice, no unit", ylim=(0, 1))
     for ax in (left, right):
+        ax.legend(frameon=False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
+def draw_dice_along(names: Sequence[str], scores: Sequence[NDArray]) -> Figure:
+    """Draw the Dice of each labelled slice along the atrium, one line per volume.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the volumes.
+    scores : sequence of ndarray, shape (labelled slices,)
+        Dice of each slice from the first labelled one to the last; NaN counts as 0.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.6), layout="compressed")
+    styles = ("-o", "--s", ":^", "-.d")
+    for number, (name, along) in enumerate(zip(names, scores, strict=True)):
+        ax.plot(np.linspace(0, 100, len(along)), np.nan_to_num(along), styles[number % 4], markersize=4, label=name)
+    ax.set(xlabel="position from the first labelled slice to the last, %", ylabel="Dice of the slice, no unit")
+    ax.set_ylim(0, 1.02)
+    ax.legend(loc="lower center", frameon=False, ncols=2)
+    return figure
+
+
 def draw_agreement(table: pd.DataFrame) -> Figure:
-    """Draw volumes found against true ones, and their differences (Bland & Altman 1986).
+    """Draw predicted against true volumes, and their differences (Bland & Altman 1986).
 
     Parameters
     ----------
     table : DataFrame
-        With ``subject``, ``volume_ml`` and ``true_ml``, see :func:`companions.atrium.metrics.measure_all`.
+        With ``volume_ml`` and ``true_ml``, see :func:`companions.atrium.metrics.measure_all`.
     """
-    found, truth = table["volume_ml"].to_numpy(), table["true_ml"].to_numpy()
-    limits = bland_altman(found, truth)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="compressed")
-    ends = [0.9 * min(found.min(), truth.min()), 1.1 * max(found.max(), truth.max())]
-    left.plot(ends, ends, color="grey", linewidth=0.8)
-    left.scatter(truth, found, color=PREDICTION, zorder=2)
-    left.set(xlabel="true volume, mL", ylabel="found volume, mL", xlim=ends, ylim=ends, aspect="equal")
-    right.scatter((found + truth) / 2, found - truth, color=PREDICTION, zorder=2)
-    for place, style, words in (
-        ("high", "--", "bias + 1.96 SD"),
-        ("bias", "-", "bias"),
-        ("low", "--", "bias - 1.96 SD"),
-    ):
-        words = f"{words}: {limits[place]:+.1f} mL"
-        right.axhline(limits[place], color="#4a6fa5", linestyle=style, linewidth=1, label=words)
+    predicted, truth = table["volume_ml"].to_numpy(), table["true_ml"].to_numpy()
+    agreement = bland_altman(predicted, truth)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.6), layout="constrained")
+    ends = [0.9 * min(predicted.min(), truth.min()), 1.1 * max(predicted.max(), truth.max())]
+    left.plot(ends, ends, color="grey", linewidth=1, label="equal")
+    left.scatter(truth, predicted, color=PREDICTION, edgecolor="black", zorder=2, label="one subject")
+    left.set(xlabel="true volume, mL", ylabel="predicted volume, mL", xlim=ends, ylim=ends, aspect="equal")
+    left.set_title("predicted and true volume")
+    right.scatter((predicted + truth) / 2, predicted - truth, color=PREDICTION, edgecolor="black", zorder=2)
+    for name, style, words in (("high", "--", "bias + 1.96 SD"), ("bias", "-", "bias"), ("low", ":", "bias - 1.96 SD")):
+        words = f"{words}: {agreement[name]:+.1f} mL"
+        right.axhline(agreement[name], color=TRAINING, linestyle=style, linewidth=1.5, label=words)
     right.axhline(0, color="grey", linewidth=0.8)
-    right.set(xlabel="mean of both, mL", ylabel="found - true, mL", title=f"{len(table)} subjects")
-    right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
+    right.set(xlabel="mean of the two, mL", ylabel="predicted - true, mL", title="Bland-Altman plot")
+    for ax in (left, right):
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     return figure
 
 
+# ---------------------------------------------------------------- a gif
+
+
 def gif_through(
-    path: str | Path, subject: AtriumVolume, found: NDArray, window: Sequence[int], around: int = 4
+    path: str | Path, volume: AtriumVolume, predicted: NDArray, window: Sequence[int], margin: int = 4
 ) -> Path:
-    """Write a gif through a volume, slice by slice, with the label's outline and that of what was found.
+    """Write a gif through a volume, slice by slice, with the outlines of label and prediction.
 
     Parameters
     ----------
     path : path
-        Of the gif.
-    subject : AtriumVolume
+        The gif.
+    volume : AtriumVolume
         Image and label.
-    found : ndarray of bool, shape (slices, rows, columns)
-        What was found.
+    predicted : ndarray of bool, shape (slices, rows, columns)
+        The predicted mask.
     window : sequence of int
-        Which rows and columns to show, see :func:`companions.atrium.model.learn_window`.
-    around : int
-        Slices before the first and after the last one with anything in it.
+        The rows and columns to show, see :func:`companions.atrium.data.learn_window`.
+    margin : int
+        Slices shown before the first and after the last slice with an outline.
     """
-    middle = np.array(subject.mask.shape[1:]) // 2
+    centre = np.array(volume.mask.shape[1:]) // 2
     rows, columns = (
-        slice(max(0, middle[axis] + window[2 * axis]), middle[axis] + window[2 * axis + 1]) for axis in (0, 1)
+        slice(max(0, centre[axis] + window[2 * axis]), centre[axis] + window[2 * axis + 1]) for axis in (0, 1)
     )
-    zoom = max(2, 200 // (window[3] - window[2]))
-    seen = np.flatnonzero((subject.mask | found).any(axis=(1, 2)))
-    # One palette for all frames, in which both outlines have their place: one made of each frame's commonest colours
-    # has greys only. Outlines are not smoothed, as there is nothing between grey and colour.
+    zoom = max(2, 400 // (window[3] - window[2]))
+    occupied = np.flatnonzero((volume.mask | predicted).any(axis=(1, 2)))
+    # One palette for all frames, with both outline colours in it: a palette made from the commonest colours of a frame
+    # has greys only. Outlines are drawn without smoothing, since the palette has nothing between grey and colour.
     colours = [255 * np.array(to_rgb(colour)) for colour in (LABEL, PREDICTION)]
     greys = np.linspace(0, 255, 62)[:, None].repeat(3, axis=1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.rint(np.concatenate([greys, colours])).astype(np.uint8).tobytes())
     frames = []
-    for k in range(max(0, seen[0] - around), min(len(found), seen[-1] + around + 1)):
-        grey = np.clip(subject.image[k, rows, columns].astype(np.float32) / BRIGHT, 0, 1) * 255
-        picture = np.repeat(_enlarged(np.rint(grey), zoom, cv2.INTER_CUBIC)[..., None], 3, axis=2)
-        for mask, colour in zip((subject.mask, found), colours, strict=True):
+    for k in range(max(0, occupied[0] - margin), min(len(predicted), occupied[-1] + margin + 1)):
+        grey = np.clip(volume.image[k, rows, columns].astype(np.float32) / WHITE_AT, 0, 1) * 255
+        frame = np.repeat(_enlarged(np.rint(grey), zoom, cv2.INTER_CUBIC)[..., None], 3, axis=2)
+        for mask, colour in zip((volume.mask, predicted), colours, strict=True):
             large = _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour.tolist(), 1, cv2.LINE_8)
-        words = f"{k + 1} of {len(found)}"
-        cv2.putText(
-            picture, words, (6, len(picture) - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA
-        )
-        frames.append(Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE))
+            cv2.drawContours(frame, outlines, -1, colour.tolist(), 2, cv2.LINE_8)
+        words, corner = f"slice {k + 1} of {len(predicted)}", (8, len(frame) - 12)
+        cv2.putText(frame, words, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2, cv2.LINE_AA)
+        frames.append(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
     return save_gif(path, frames, milliseconds=120)
 
 
-def _enlarged(picture: NDArray, zoom: int, how: int) -> NDArray[np.uint8]:
-    return cv2.resize(picture.astype(np.uint8), None, fx=zoom, fy=zoom, interpolation=how)
+def _enlarged(image: NDArray, zoom: int, interpolation: int) -> NDArray[np.uint8]:
+    return cv2.resize(image.astype(np.uint8), None, fx=zoom, fy=zoom, interpolation=interpolation)

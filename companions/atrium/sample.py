@@ -1,7 +1,7 @@
-"""Synthetic heart MRI: a chest of ellipsoids and tubes, whose left atrium is known to the voxel.
+"""Synthetic heart MRI: a chest of ellipsoids and tubes, in which every voxel of the left atrium is known.
 
-The embedded sample of Atrium-Segmentation.ipynb, written as Task02_Heart is: NIfTI files with a ``dataset.json``.
-Simpler than any patient. Knows NumPy, SciPy and nibabel; no torch.
+The embedded sample of Atrium-Segmentation.ipynb, written in the layout of Task02_Heart: NIfTI files with a
+``dataset.json``. Simpler than any patient. Knows NumPy, SciPy and nibabel; no torch.
 """
 
 from __future__ import annotations
@@ -17,46 +17,26 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from companions.atrium.data import EXPECTED, recognise_layout
-from heartbox.data.layouts import look_for_data
-
 SHAPE = (44, 96, 96)  # slices from one side to the other, rows from back to front, columns from feet to head
 SPACING = (2.74, 2.5, 2.5)  # mm: twice those of Task02_Heart, so that a class can train in minutes
-STORED = (("R", "A", "S"), ("L", "P", "S"), ("P", "S", "R"))  # programs store volumes in different ways
+STORED_AXES = (("R", "A", "S"), ("L", "P", "S"), ("P", "S", "R"))  # software stores volumes in different ways
 
 
-def find_data(root: Path) -> tuple[Path, bool]:
-    """Return the folder of volumes, and whether it is the embedded sample.
+def write_sample(folder: str | Path, count: int = 20, seed: int = 0) -> Path:
+    """Write synthetic volumes in the layout of Task02_Heart, all of them or none; an existing folder is kept.
 
-    That which ``CARDIAC_DATA`` names, else ``data/atrium`` in the project at `root`, else ``data/atrium-sample``,
-    which is made if it is not there yet.
-
-    Raises
-    ------
-    FileNotFoundError
-        See :func:`heartbox.data.layouts.look_for_data`.
-    """
-    found = look_for_data(recognise_layout, EXPECTED, root / "data" / "atrium")
-    if found:
-        return found[0], False
-    sample = root / "data" / "atrium-sample"
-    return sample if sample.is_dir() else write_phantoms(sample), True
-
-
-def write_phantoms(folder: str | Path, count: int = 20, seed: int = 0) -> Path:
-    """Write phantoms in the layout of Task02_Heart, complete or not at all.
-
-    As in that dataset, the header calls the axes right, anterior, superior, though slices are sagittal; every
-    third volume is stored with other axes, which a program that heeds the header does not notice.
+    As in that dataset, the header calls the axes right, anterior and superior although the slices are sagittal. Two
+    of three volumes are stored with their axes turned or permuted, which a program that respects the header does not
+    notice.
 
     Parameters
     ----------
     folder : path
-        Where they go; must not be there yet.
+        Where the volumes go.
     count : int
-        How many subjects.
+        Number of volumes.
     seed : int
-        Decides every heart.
+        Seed of every heart.
 
     Returns
     -------
@@ -64,16 +44,18 @@ def write_phantoms(folder: str | Path, count: int = 20, seed: int = 0) -> Path:
         `folder`.
     """
     folder = Path(folder)
+    if folder.is_dir():
+        return folder
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped
     listed = []
-    for side in ("imagesTr", "labelsTr"):
-        (part / side).mkdir(parents=True)
+    for subfolder in ("imagesTr", "labelsTr"):
+        (part / subfolder).mkdir(parents=True)
     for index in range(count):
         image, mask = make_phantom(seed, index)
         name = f"la_{index:03d}.nii.gz"
-        for side, volume in (("imagesTr", image), ("labelsTr", mask.astype(np.uint8))):
-            nib.save(_as_nifti(volume, STORED[index % len(STORED)]), part / side / name)
+        for subfolder, array in (("imagesTr", image), ("labelsTr", mask.astype(np.uint8))):
+            nib.save(_as_nifti(array, STORED_AXES[index % len(STORED_AXES)]), part / subfolder / name)
         listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     about = {"name": "synthetic left atria", "labels": {"0": "background", "1": "left atrium"}}
     about |= {"modality": {"0": "MRI"}, "numTraining": count, "training": listed}
@@ -82,7 +64,7 @@ def write_phantoms(folder: str | Path, count: int = 20, seed: int = 0) -> Path:
 
 
 def _as_nifti(volume: NDArray, axes: Sequence[str]) -> nib.Nifti1Image:
-    """Make a NIfTI image of (slices, rows, columns), stored along `axes`."""
+    """Return a NIfTI image of an array (slices, rows, columns), stored along `axes`."""
     affine = np.diag([SPACING[1], SPACING[2], SPACING[0], 1.0])
     affine[:3, 3] = [-120.0, -120.0, -60.0]
     image = nib.Nifti1Image(volume.transpose(1, 2, 0), affine)
@@ -90,34 +72,34 @@ def _as_nifti(volume: NDArray, axes: Sequence[str]) -> nib.Nifti1Image:
 
 
 def make_phantom(seed: int, index: int) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Compute one subject.
+    """Compute the image and mask of one subject.
 
     Parameters
     ----------
     seed, index : int
-        The same two give the same heart.
+        The same pair gives the same heart.
 
     Returns
     -------
     image : ndarray of int16, shape (slices, rows, columns)
-        In a scanner's numbers, which mean something only within one subject.
+        In arbitrary units, which differ between subjects as a scanner's do.
     mask : ndarray of bool
-        The left atrium with the first stretch of its veins.
+        The left atrium with the beginning of its pulmonary veins.
     """
     rng = np.random.default_rng([seed, index])
-    places = [(np.arange(n) - (n - 1) / 2) * side for n, side in zip(SHAPE, SPACING, strict=True)]
-    grid = np.stack(np.meshgrid(*places, indexing="ij"))  # mm from the middle
+    axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(SHAPE, SPACING, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"))  # mm from the centre
     size = rng.uniform(0.86, 1.16)  # of the heart
-    shift = np.array([0.0, -16.0, 12.0]) + rng.normal(0, 6, 3)  # the heart's place in mm: to the back, to the head
+    shift = np.array([0.0, -16.0, 12.0]) + rng.normal(0, 6, 3)  # position of the heart in mm: towards back and head
 
-    def near(place: Sequence[float], jitter: float = 3.0) -> NDArray:
-        return shift + size * (np.asarray(place, dtype=float) + rng.normal(0, jitter, 3))
+    def near(point: Sequence[float], jitter: float = 3.0) -> NDArray:
+        return shift + size * (np.asarray(point, dtype=float) + rng.normal(0, jitter, 3))
 
     def radii(*mm: float) -> NDArray:
         return size * np.array(mm) * rng.uniform(0.9, 1.1, 3)
 
-    middle = near((0, 0, 0), 1.0)
-    atrium = _ellipsoid(grid, middle, radii(31, 20, 26)) + 0.12 * _bumps(rng)
+    centre = near((0, 0, 0), 1.0)
+    atrium = _ellipsoid(grid, centre, radii(31, 20, 26)) + 0.12 * _bumps(rng)
     ventricle = _ellipsoid(grid, near((16, 42, -24)), radii(30, 27, 36))
     wall = _ellipsoid(grid, near((16, 42, -24), 0), radii(39, 36, 45))
     right = _ellipsoid(grid, near((-28, 24, -14)), radii(20, 22, 28))
@@ -130,8 +112,8 @@ def make_phantom(seed: int, index: int) -> tuple[NDArray[np.int16], NDArray[np.b
     for side in (-1, 1):
         for height in (-1, 1):
             away = near((58 * side, -12, 20 * height + 4), 4.0)
-            vein = _tube(grid, middle, away, rng.uniform(5.0, 7.5)) > 0
-            reach = np.linalg.norm(grid - middle[:, None, None, None], axis=0)
+            vein = _tube(grid, centre, away, rng.uniform(5.0, 7.5)) > 0
+            reach = np.linalg.norm(grid - centre[:, None, None, None], axis=0)
             veins |= vein
             mask |= vein & (reach < rng.uniform(36, 42) * size)  # annotators stop a little way into the vein
     mask &= ~(ventricle > 0)
@@ -140,12 +122,12 @@ def make_phantom(seed: int, index: int) -> tuple[NDArray[np.int16], NDArray[np.b
     body = ((grid[1] + 5) / 100) ** 2 + (grid[2] / 400) ** 2 < 1
     image[body] = 0.12
     image[body & (np.abs(grid[0] - shift[0]) > 34)] = 0.05  # lung on both sides
-    for inside, grey in ((liver > 0, 0.33), (spine > 0, 0.17), (wall > 0, 0.30)):
-        image[inside] = grey
+    for region, grey in ((liver > 0, 0.33), (spine > 0, 0.17), (wall > 0, 0.30)):
+        image[region] = grey
     image[(atrium > -0.10) | (right > -0.12)] = 0.22  # their thin walls
     blood = rng.uniform(0.60, 0.75)  # bright, and nearly the same everywhere
-    for inside in (right > 0, ventricle > 0, aorta > 0, artery > 0, back > 0, veins | mask):
-        image[inside] = blood + rng.normal(0, 0.03)
+    for region in (right > 0, ventricle > 0, aorta > 0, artery > 0, back > 0, veins | mask):
+        image[region] = blood + rng.normal(0, 0.03)
     image += 0.035 * _bumps(rng, 2.0)
     image = ndimage.gaussian_filter(image, 0.6) * (1 + 0.25 * _bumps(rng, 14.0))  # shading by the coils
     noise = rng.normal(0, 0.035, (2, *SHAPE))
@@ -153,9 +135,9 @@ def make_phantom(seed: int, index: int) -> tuple[NDArray[np.int16], NDArray[np.b
     return np.rint(image * rng.uniform(500, 1500)).astype(np.int16), mask
 
 
-def _ellipsoid(grid: NDArray, place: NDArray, radii: NDArray) -> NDArray:
+def _ellipsoid(grid: NDArray, centre: NDArray, radii: NDArray) -> NDArray:
     """Positive inside, 0 on the surface, -1 at twice the radius."""
-    return 1 - np.sqrt((((grid - place[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(axis=0))
+    return 1 - np.sqrt((((grid - centre[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(axis=0))
 
 
 def _tube(grid: NDArray, start: NDArray, end: NDArray, radius: float) -> NDArray:

@@ -4,7 +4,7 @@ from heartbox.data.layouts import DataSource, LabelledXRay, find_data, find_sour
 from heartbox.data.prepare import Prepared, prepare
 from heartbox.data.splits import TEST, TRAIN, UNUSED, VAL, assign_folds, split_by_patient
 from heartbox.data.store import BOX_COLUMNS, write_processed, write_split
-from heartbox.data.tables import Problem, TableError, read_table
+from heartbox.data.tables import ItemError, Problem, TableError, read_table
 
 __all__ = [
     "BOX_COLUMNS",
@@ -13,6 +13,7 @@ __all__ = [
     "UNUSED",
     "VAL",
     "DataSource",
+    "ItemError",
     "LabelledXRay",
     "Prepared",
     "Problem",

@@ -37,6 +37,9 @@ class Problem(NamedTuple):
         ``no label``        an image without a label
         ``patient``         the patient is unknown, or is already in another split
         ``unreadable``      the image file is damaged, empty or not an image
+        ``pickled``         the file holds Python objects, which can run code when they are read: it never is
+        ``pixels``          the file is readable, but its array is not an image: shape, type, NaN, one grey
+        ``spacing``         the voxel size is impossible, or differs from that of the other volumes
         ``error``           an exception that nobody expected; the log has its traceback
         ``crash``           reading this item ended the whole worker process
         ==================  =====================================================================================
@@ -51,6 +54,18 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         """Return the problem as one line."""
         return f"{self.name}: {self.reason}"
+
+
+class ItemError(ValueError):
+    """One item that cannot be used; whoever goes through the items turns it into a :class:`Problem` and goes on."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+    def problem(self, name: str) -> Problem:
+        """Return the problem of the item with that name."""
+        return Problem(name, self.kind, str(self))
 
 
 class TableError(ValueError):
