@@ -1,12 +1,15 @@
-"""Stopping a notebook with one sentence instead of a traceback.
+"""What the notebooks need of Jupyter: one sentence instead of a traceback, pictures that keep the file small.
 
-Knows exceptions and IPython's hook for showing them; nothing of X-rays.
+Knows exceptions, figures and IPython's hooks for showing them; nothing of X-rays.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
+
+from PIL import Image
 
 
 class StopHere(Exception):
@@ -29,3 +32,35 @@ def in_one_sentence(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         raise StopHere(str(error)) from error
+
+
+def shrink_pictures(colours: int = 256) -> None:
+    """Show figures as PNG with a palette from here on: about half the size, without a visible difference.
+
+    Without it a notebook full of X-rays with maps over them has 5 MB. Outside Jupyter nothing happens.
+
+    Parameters
+    ----------
+    colours : int
+        In the palette of each picture, at most 256.
+    """
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is None:
+        return
+    from matplotlib.figure import Figure
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: small_png(figure, colours))
+
+
+def small_png(figure, colours: int = 256) -> bytes:
+    """Return a figure as the bytes of a PNG with that many colours, without an empty rim."""
+    full = io.BytesIO()
+    figure.savefig(full, format="png", bbox_inches="tight")
+    small = io.BytesIO()
+    picture = Image.open(full).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    picture.save(small, format="png", optimize=True)
+    return small.getvalue()

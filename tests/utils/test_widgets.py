@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from heartbox.utils import widgets
-from heartbox.utils.notebook import StopHere, in_one_sentence
+from heartbox.utils.notebook import StopHere
 from heartbox.utils.widgets import FileReceiver, upload_button, uploaded_file
 
 PART = 1 << 20
@@ -93,11 +93,3 @@ def test_run_all_keeps_the_film(tmp_path):
     assert uploaded_file(again).read_bytes() == content
     assert "film.dcm" in button.status
     assert upload_button(".dcm", tmp_path / "elsewhere") is not button
-
-
-def test_an_error_for_the_reader_is_one_sentence():
-    with pytest.raises(StopHere) as stopped, in_one_sentence(ValueError):
-        raise ValueError("film.dcm: cut off; fetch it again")
-    assert stopped.value._render_traceback_() == ["film.dcm: cut off; fetch it again"]
-    with pytest.raises(KeyError), in_one_sentence(ValueError):
-        raise KeyError("a fault of ours keeps its traceback")

@@ -1,0 +1,34 @@
+"""Errors in one sentence, and pictures that keep a notebook small."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from heartbox.utils.notebook import StopHere, in_one_sentence, shrink_pictures, small_png
+
+
+def test_an_error_for_the_reader_is_one_sentence():
+    with pytest.raises(StopHere) as stopped, in_one_sentence(ValueError):
+        raise ValueError("film.dcm: cut off; fetch it again")
+    assert stopped.value._render_traceback_() == ["film.dcm: cut off; fetch it again"]
+    with pytest.raises(KeyError), in_one_sentence(ValueError):
+        raise KeyError("a fault of ours keeps its traceback")
+
+
+def test_a_small_picture_is_the_picture():
+    figure, ax = plt.subplots()
+    ax.imshow(np.random.default_rng(0).random((200, 200)), cmap="gray")
+    full = io.BytesIO()
+    figure.savefig(full, format="png", bbox_inches="tight")
+    small = small_png(figure)
+    plt.close(figure)
+    assert len(small) < 0.7 * len(full.getvalue())
+    first, second = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), float) for png in (full.getvalue(), small))
+    assert np.abs(first - second).mean() < 3
+
+
+def test_outside_jupyter_nothing_happens():
+    shrink_pictures()
