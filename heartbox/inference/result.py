@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from heartbox.boxes import box_areas
+from heartbox.boxes import EDGE_NAMES, box_areas
 from heartbox.inference.quality_checks import QualityFlag, spacing_is_plausible
 from heartbox.xray.image import XRay
 
@@ -87,9 +87,8 @@ class HeartDetection:
         lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
         if self.heart_interval is not None:
             margins = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2
-            named = ", ".join(
-                f"{name} ±{m:.0f}" for name, m in zip(("x_min", "y_min", "x_max", "y_max"), margins, strict=True)
-            )
+            sides = [name.split()[0] for name in EDGE_NAMES]
+            named = ", ".join(f"{side} ±{margin:.0f}" for side, margin in zip(sides, margins, strict=True))
             lines.append(f"Margins ({self.level:.0%}): {named} pixels")
             if self.margins_mm is not None:
                 lines.append("which are " + ", ".join(f"±{m:.1f}" for m in self.margins_mm) + " mm")

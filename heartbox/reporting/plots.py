@@ -147,7 +147,7 @@ def page_of_xrays(
         As in :func:`image_grid`.
     """
     figure, axes = image_grid(len(images), columns, side, titles=titles is not None)
-    thorax = False
+    drawn = set()
     for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
         show_xray(ax, np.asarray(image, dtype=np.float32), titles[i] if titles else "")
         ax.axis("off")
@@ -155,8 +155,8 @@ def page_of_xrays(
             if boxes is not None:
                 for k, box in enumerate(np.reshape(boxes[i], (-1, EDGES_PER_BOX))):
                     draw_box(ax, box, heart_colour if k == 0 else CHEST, dashed=dashed)
-                    thorax |= k > 0
-    styles = box_styles(labels is not None, predictions is not None, thorax)
+                    drawn.add(("heart" if k == 0 else "chest") + (", as found" if dashed else ""))
+    styles = {name: style for name, style in box_styles(True, True, True).items() if name in drawn}
     if styles:
         image_legend(figure, styles)
     return figure
