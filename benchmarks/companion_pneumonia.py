@@ -213,7 +213,7 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         f"{len(np.unique(patients))} patients; {how}; {prepared.stats['size']} px; seed {SEED}; one training each and "
         "the last epoch's weights: nothing was chosen on the films that are reported. Intervals: 95 %, bootstrap by "
         f"patient, 1000 rounds. {' '.join(f'*{name.capitalize()}*: {WHAT_IT_IS[name]}.' for name in found)} "
-        "Recipes: `companions/pneumonia.py`.",
+        "Recipes: `companions/pneumonia/`.",
         "",
         "| answers from | AUROC | average precision | AUROC less the thumbnail's |",
         "|---|---|---|---|",
