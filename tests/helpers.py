@@ -45,6 +45,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
 
 
+# A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
 
@@ -67,9 +69,7 @@ def copy_companion(folder: Path) -> Path:
 def execute(folder: Path, notebooks, **variables) -> subprocess.CompletedProcess:
     """Run notebooks in place with the README's command, in fast mode, with no way to the network."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CARDIAC_")}
-    # A proxy that is not there: whatever asks the network fails at once, so nothing can rest on it unseen.
-    offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment |= {"CARDIAC_FAST": "1"} | offline | variables
+    environment |= {"CARDIAC_FAST": "1"} | OFFLINE | variables
     command = [sys.executable, "-m", "jupyter", "execute", "--inplace", *notebooks]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
