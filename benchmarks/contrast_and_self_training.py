@@ -47,7 +47,7 @@ def main() -> None:
     ]
     for title, sub, row in STEPS:
         work = arguments.work / sub
-        labels = prepare_folds(arguments.data, work, even=not sub)
+        labels = prepare_folds(arguments.data, work, normalize=not sub)
         keep = set(labels["name"][labels["fold"] == 0])
         for key in ("0", *CROSS):
             # All share the phantoms of the first work folder and the pretraining on them.

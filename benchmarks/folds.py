@@ -57,7 +57,7 @@ OLD_NAMES = {"spread": "std", "spread_mirrored": "std_mirrored"}
 # ---------------------------------------------------------------- folders
 
 
-def prepare_folds(data: Path, work: Path, even: bool = True) -> pd.DataFrame:
+def prepare_folds(data: Path, work: Path, normalize: bool = True) -> pd.DataFrame:
     """Write one processed folder for each fold and each crossing.
 
     Parameters
@@ -66,7 +66,7 @@ def prepare_folds(data: Path, work: Path, even: bool = True) -> pd.DataFrame:
         The Cardiothoracic Ratio dataset.
     work : Path
         Where the folders go; a work folder belongs to one set of films.
-    even : bool
+    normalize : bool
         Whether to normalise the contrast of the films.
 
     Returns
@@ -82,7 +82,7 @@ def prepare_folds(data: Path, work: Path, even: bool = True) -> pd.DataFrame:
     processed, origin = work / "processed", work / "origin.txt"
     films = f"{data.resolve()}\n{CTR_EXCLUDED.read_text(encoding='utf-8')}"
     if not (processed / "stats.json").is_file():
-        prepare(data, processed, seed=0, even=even)
+        prepare(data, processed, seed=0, normalize=normalize)
         origin.write_text(films, encoding="utf-8")
     elif not origin.is_file() or origin.read_text(encoding="utf-8") != films:
         raise SystemExit(f"{work} was made from other films, or with other exclusions: name another --work")
@@ -127,7 +127,7 @@ def pretrain(work: Path) -> Path:
         # Phantoms already use the whole grey range, so their contrast is not normalised.
         write_phantom_store(folder, PHANTOMS)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
-    save_weights(path, model, train.stats, targets=list(recipe.targets), recipe=about, seconds=seconds)
+    save_weights(path, model, train.stats.as_dict(), targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path
 
 
@@ -160,7 +160,7 @@ def resolve_start(
     # With the default seed the teacher is the run of the "edges" row, which is not repeated.
     teacher_run = work / "runs" / "edges" / folder.name if seed == SEED else out / "teacher"
     teacher, train, _ = train_one(folder, beginner, teacher_run, seed, watched)
-    save_weights(path, teacher, train.stats, targets=list(recipe.targets))
+    save_weights(path, teacher, train.stats.as_dict(), targets=list(recipe.targets))
     films = np.load(unlabelled(work))
     write_self_training(folder, student, films["images"], films["names"], teacher)
     return student, dataclasses.replace(recipe, start=str(path))

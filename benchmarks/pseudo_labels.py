@@ -8,7 +8,6 @@ benchmarks/results/accuracy.md: too little for the released recipe. Knows proces
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from heartbox.boxes import box_areas
-from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, write_processed
+from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, Statistics, load_labels, write_processed
 from heartbox.evaluation.metrics import predict
 from heartbox.utils.parallel import parallel_map
 from heartbox.xray.contrast import normalize_contrast
@@ -111,12 +110,11 @@ def write_self_training(
     labelled, out = Path(labelled), Path(out)
     if not (labelled / "outlines.npy").is_file():
         raise ValueError(f"{labelled} holds no masks; films without labels need them to borrow outlines from")
-    stats = json.loads((labelled / "stats.json").read_text(encoding="utf-8"))
-    labels = pd.read_csv(labelled / "labels.csv")
+    stats, labels = Statistics.load(labelled), load_labels(labelled)
     training = labels["split"] == "train"
     others = labels.loc[training, BOX_COLUMNS].to_numpy().reshape(-1, 2, 4)
     outlines = np.load(labelled / "outlines.npy")[training]
-    size = stats["size"]
+    size = stats.size
     if images.shape[1:] != (size, size):
         raise ValueError(f"images of {images.shape[1:]} pixels do not fit {labelled}, whose images have {(size, size)}")
     answers, std = predict(teacher, _Images(images, stats))
@@ -134,9 +132,8 @@ def write_self_training(
             yield ProcessedXRay(images[i], record, f"{source} {names[i]}", borrowed, unknown)
 
     splits = labels["split"].tolist() + ["train"] * len(keep)
-    rule = f"{stats['split']}; {len(keep)} more training films are labelled by a network"
-    about = {key: stats[key] for key in ("layout", "seed", "contrast") if key in stats}
-    write_processed(out, films(), lambda _: (splits, rule), size, about)
+    rule = f"{stats.split}; {len(keep)} more training films are labelled by a network"
+    write_processed(out, films(), lambda: (splits, rule), size, stats.layout, stats.seed, stats.contrast)
     return out
 
 
@@ -167,7 +164,7 @@ def _films_of(folder: Path) -> Iterator[ProcessedXRay]:
     """Yield the films of a processed folder as they were written."""
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "outlines", "masks"))
     images, outlines, masks = arrays
-    labels = pd.read_csv(folder / "labels.csv", dtype={"name": str, "pixel_spacing": str}).drop(columns="split")
+    labels = load_labels(folder).drop(columns="split")
     patients = pd.read_csv(folder / "patients.csv")["patient"]
     for i, record in enumerate(labels.to_dict("records")):
         yield ProcessedXRay(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i])
@@ -176,12 +173,12 @@ def _films_of(folder: Path) -> Iterator[ProcessedXRay]:
 class _Images(Dataset):
     """Images as the network takes them, without labels."""
 
-    def __init__(self, images: NDArray, stats: dict):
+    def __init__(self, images: NDArray, stats: Statistics):
         self.images, self.stats = images, stats
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor]:
-        image = (self.images[index].astype(np.float32) - self.stats["mean"]) / self.stats["std"]
+        image = (self.images[index].astype(np.float32) - self.stats.mean) / self.stats.std
         return (torch.from_numpy(image).float().unsqueeze(0),)

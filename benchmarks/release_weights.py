@@ -109,7 +109,7 @@ def main() -> None:
     model, train, seconds = train_on_all(labels, work, start)
     notes = {"targets": list(recipe.targets), "calibration": calibration, "recipe": ROW, "epochs": recipe.epochs}
     notes |= {"seed": SEED, "films": len(train)}
-    save_weights(arguments.out, model, train.stats, half=True, **notes)
+    save_weights(arguments.out, model, train.stats.as_dict(), half=True, **notes)
     small, _ = load_weights(arguments.out)
     plain = CardiacDataset(train.folder, "train", targets=recipe.targets)
     moved = np.abs(predict(small, plain)[0] - predict(model, plain)[0]).max()

@@ -14,9 +14,8 @@ import pandas as pd
 from companions.vgg16.layouts import NpyImage, describe, list_images
 from heartbox.boxes import EDGES, clip_boxes, scale_boxes
 from heartbox.data.layouts import fault_of_box
-from heartbox.data.prepare import Prepared
 from heartbox.data.splits import TRAIN, UNUSED, VAL, split_by_patient
-from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, write_processed
+from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, write_processed
 from heartbox.data.tables import ItemError, Problem
 from heartbox.utils.atomic import complete_or_absent, keep_apart
 from heartbox.xray.contrast import SMALLEST, has_low_contrast, shows_nothing
@@ -149,17 +148,17 @@ def prepare_npy(
             yield processed
 
     try:
-        labels, stats, pale = write_processed(
+        return write_processed(
             out,
             process_all(),
-            lambda _: _split(used, folder, seed, validation_share),
+            lambda: _split(used, folder, seed, validation_share),
             size,
-            {"layout": "npy", "seed": seed},
-            problems,
+            "npy",
+            seed,
+            problems=problems,
         )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    return Prepared(Path(out), labels, stats, pd.DataFrame(problems, columns=Problem._fields), pale)
 
 
 def _split(images: list[NpyImage], folder: Path, seed: int, share: float) -> tuple[list[str], str]:

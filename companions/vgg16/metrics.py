@@ -43,7 +43,7 @@ def compare(predictions: Mapping[str, NDArray], train: CardiacDataset, val: Card
         ``skill``, 1 - mae / mae of the mean box; ``iou_mean``, ``iou_worst``; and ``variation``, see
         :func:`variation`.
     """
-    size = val.stats["size"]
+    size = val.stats.size
     truth = at_224(all_boxes(val), size)
     baseline = np.tile(mean_box(all_boxes(train)), (len(val), 1))
     rows = {}

@@ -25,6 +25,7 @@ RSNA_COLUMNS = ("label", "x0", "y0", "w", "h", "name", "img_shape_x", "img_shape
 THORAX_COLUMNS = ("thorax_x0", "thorax_y0", "thorax_w", "thorax_h")
 CTR_SOURCES = ("jsrt", "wingspan")
 CTR_MASKS = ("heart", "left_lung", "right_lung")
+MOST_STRETCHED = 0.02  # by how much the proportions of a box's frame may differ from the image's, by rounding
 MOST_OUTSIDE = 0.01  # of the image's longer side: how far a box may reach over the border by rounding
 EXPECTED = f"{RSNA_IMAGES}/*.dcm and {RSNA_CSV}, or {{jsrt,wingspan}}/png/*.png with {{jsrt,wingspan}}/mask/"
 # Films of the public CTR set whose masks are wrong, found by out-of-fold disagreement and looked at one by one.
@@ -325,13 +326,30 @@ def _boxes_of_row(record: dict) -> tuple[tuple[int, int], np.ndarray, tuple[floa
 def fault_of_box(box: ArrayLike, shape: tuple[int, int]) -> str:
     """Say what is wrong with a labelled box in a frame of `shape` ``(rows, columns)``; empty where nothing is."""
     box = np.asarray(box, dtype=np.float64)
-    if not box_areas(box) > 0:
+    if not np.isfinite(box).all() or not box_areas(box) > 0:
         return "the box is empty"
     if (box[2:] - box[:2]).min() < 1:
         return "the box is less than a pixel wide or high; give it in pixels, not in fractions of the image"
     if np.abs(clip_boxes(box, shape) - box).max() > MOST_OUTSIDE * max(shape):
         return "the box reaches outside the image"
     return ""
+
+
+def fault_of_frame(frame: tuple[int, int], shape: tuple[int, int]) -> str:
+    """Say why boxes drawn in a frame cannot be those of an image; both are ``(rows, columns)``; empty where they can.
+
+    A square frame fits every image: the published boxes were drawn on films squeezed into one. Any other frame must
+    have the image's proportions; where width and height are swapped, the boxes would lie elsewhere.
+    """
+    if min(frame) < 1:
+        return f"the frame of its box is {frame[1]} x {frame[0]} pixels (width x height)"
+    ratio = (frame[1] / frame[0]) / (shape[1] / shape[0])
+    if frame[0] == frame[1] or abs(ratio - 1) <= MOST_STRETCHED:
+        return ""
+    return (
+        f"its box was drawn in a frame of {frame[1]} x {frame[0]} pixels (width x height), but the image has "
+        f"{shape[1]} x {shape[0]}; are img_shape_x and img_shape_y swapped?"
+    )
 
 
 def _list_ctr(folder: Path) -> tuple[list[LabelledXRay], list[Problem]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from heartbox.boxes import box_from_mask
+from heartbox.data.splits import TRAIN, VAL
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, outlines_and_coverage, write_processed
 from heartbox.phantom import render, sample_subject
 from heartbox.utils.parallel import parallel_map
@@ -48,9 +49,8 @@ def write_phantom_store(
     jobs = [(seed, index, size) for index in range(count)]
     results = parallel_map(_one, jobs, "Phantoms", processes=processes, progress=progress)
     validating = max(1, round(count * validation_share))
-    split = ["val" if index >= count - validating else "train" for index in range(count)]
-    about = {"layout": "phantom", "seed": seed}
-    write_processed(out, results, lambda labels: (split, "the last ones validate"), size, about)
+    split = [VAL if index >= count - validating else TRAIN for index in range(count)]
+    write_processed(out, results, lambda: (split, "the last ones validate"), size, "phantom", seed)
     return Path(out)
 
 

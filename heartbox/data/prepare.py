@@ -1,87 +1,70 @@
 """Folders of raw X-rays and labels -> the processed folder that the other notebooks read.
 
-Reads each film, resizes images and boxes together, evens the contrast and splits by patient. Knows layouts and
+Reads each film, resizes images and boxes together, normalises the contrast and splits by patient. Knows layouts and
 processed folders; no networks.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from heartbox.boxes import box_from_mask, clip_boxes, scale_boxes
-from heartbox.data.layouts import LabelledXRay, list_xrays, recognise_layout
-from heartbox.data.splits import choose_split
-from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, outlines_and_coverage, write_processed
-from heartbox.data.tables import Problem
+from heartbox.boxes import HEART, THORAX, box_from_mask, clip_boxes, scale_boxes
+from heartbox.data.layouts import LabelledXRay, fault_of_frame, list_xrays, recognise_layout
+from heartbox.data.reading import read_each
+from heartbox.data.splits import UNUSED, choose_split
+from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, outlines_and_coverage, write_processed
+from heartbox.data.tables import ItemError, Problem
 from heartbox.utils.atomic import keep_apart
-from heartbox.utils.parallel import parallel_map
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, has_low_contrast, normalize_contrast
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import load_xray, read_xray
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What :func:`prepare` did: labels, statistics, the films it had to leave out, and those with little contrast."""
-
-    folder: Path
-    labels: pd.DataFrame
-    stats: dict
-    skipped: pd.DataFrame
-    pale: list[str]
-
-    def summary(self) -> str:
-        """Say in one or a few lines what was prepared and what was left out, and why."""
-        counts = self.stats["counts"]
-        lines = [f"{counts['train']} X-rays to train on, {counts['val']} to validate, {counts['skipped']} skipped"]
-        lines += [f"  skipped {row.name}: {row.reason}" for row in self.skipped.head(10).itertuples(index=False)]
-        if len(self.skipped) > 10:
-            lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
-        unused = self.labels["split"].eq("unused").sum()
-        if unused:
-            lines.append(
-                f"  {unused} are prepared but used for nothing: known wrong labels, patients on both "
-                "sides, or films beside the folders of the sides"
-            )
-        if counts["low_contrast"]:
-            pale = ", ".join(self.pale[:5]) + (", ..." if len(self.pale) > 5 else "")
-            lines.append(f"{len(self.pale)} of them have hardly any contrast, and are used all the same: {pale}")
-        return "\n".join(lines)
-
-
 # ---------------------------------------------------------------- one film
 
 
-def _read_film(task: tuple[LabelledXRay, int, bool]) -> ProcessedXRay | str:
-    """Read one film, or say why it cannot be."""
-    film, size, even = task
-    try:
-        xray = load_xray(film.path)
-        heart, thorax, box_shape, truth = film.heart, film.thorax, film.box_shape, (None, None)
-        if film.masks:
-            organs = _read_masks(film, xray.image.shape)
-            heart, thorax = (box_from_mask(*parts) for parts in organs)
-            box_shape = xray.image.shape
-            truth = outlines_and_coverage(organs, size)
-    except ValueError as error:  # an XRayError, or a mask that is empty or of another size
-        return str(error).replace(f"{film.path.parent}{os.sep}", "").replace(f"{film.path.parents[1]}{os.sep}", "")
-    boxes = clip_boxes(scale_boxes(heart, box_shape, (size, size)), (size, size))
-    record = {"name": film.name, "source": film.source}
-    record |= dict(zip(BOX_COLUMNS[:4], boxes, strict=True))
+def read_film(film: LabelledXRay, size: int, normalize: bool = True) -> ProcessedXRay:
+    """Read one film with its boxes, as :func:`prepare` writes it.
+
+    Parameters
+    ----------
+    film : LabelledXRay
+        What to read.
+    size : int
+        Side of the square image, in pixels.
+    normalize : bool
+        Whether to normalise the contrast.
+
+    Raises
+    ------
+    XRayError
+        If the image or a mask cannot be read.
+    ItemError
+        If the image holds NaN, a mask is empty or of another size, or the box was drawn in another frame.
+    """
+    xray = load_xray(film.path)
+    shape = xray.image.shape
+    if not np.isfinite(xray.image).all():
+        raise ItemError("unreadable", f"{film.path.name}: holds NaN or infinite values; export or fetch it again")
+    heart, thorax, frame, masks = film.heart, film.thorax, film.box_shape, ()
+    if film.masks:
+        organs = _read_masks(film, shape)
+        heart, thorax = (box_from_mask(*parts) for parts in organs)
+        frame, masks = shape, outlines_and_coverage(organs, size)
+    elif fault := fault_of_frame(frame, shape):
+        raise ItemError("frame", f"{film.path.name}: {fault}")
+    record = {"name": film.name, "source": film.source, "rows": shape[0], "columns": shape[1]}
+    boxes = clip_boxes(scale_boxes(heart, frame, (size, size)), (size, size))
+    record |= dict(zip(BOX_COLUMNS[HEART], boxes, strict=True))
     if thorax is not None:
-        record |= dict(zip(BOX_COLUMNS[4:], scale_boxes(thorax, box_shape, (size, size)), strict=True))
-    small = resize_xray(xray.image, size)
-    record["rows"], record["columns"] = xray.image.shape
+        record |= dict(zip(BOX_COLUMNS[THORAX], scale_boxes(thorax, frame, (size, size)), strict=True))
     record["pixel_spacing"] = "\\".join(f"{mm:g}" for mm in xray.pixel_spacing) if xray.pixel_spacing else None
-    image = (normalize_contrast(small) if even else small).astype(np.float16)
-    return ProcessedXRay(image, record, xray.patient_id, *truth, low_contrast=has_low_contrast(small))
+    small = resize_xray(xray.image, size)
+    image = (normalize_contrast(small) if normalize else small).astype(np.float16)
+    return ProcessedXRay(image, record, xray.patient_id, *masks, low_contrast=has_low_contrast(small))
 
 
 def _read_masks(film: LabelledXRay, shape: tuple[int, int]) -> list[list[np.ndarray]]:
@@ -91,17 +74,14 @@ def _read_masks(film: LabelledXRay, shape: tuple[int, int]) -> list[list[np.ndar
         mask = read_xray(path)
         mask = mask > 0.5 * mask.max()  # some masks are written as 0 and 255, others as 0 and 1
         if mask.shape != shape:
-            raise ValueError(f"{path.name}: the mask of {path.parent.name} is {mask.shape}, the image {shape}")
+            raise ItemError("mask", f"{path.name}: the mask of {path.parent.name} is {mask.shape}, the image {shape}")
         if not mask.any():
-            raise ValueError(f"{path.name}: the mask of {path.parent.name} is empty")
+            raise ItemError("mask", f"{path.name}: the mask of {path.parent.name} is empty")
         masks.append(mask)
     return [masks[:1], masks[1:]]
 
 
-# ---------------------------------------------------------------- the split
-
-
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- all of them
 
 
 def prepare(
@@ -113,15 +93,15 @@ def prepare(
     limit: int | None = None,
     processes: int | None = None,
     progress: bool = True,
-    even: bool = True,
+    normalize: bool = True,
+    log: str | Path | None = None,
 ) -> Prepared:
     """Turn a raw folder into ``images.npy``, ``labels.csv``, ``stats.json``, ``patients.csv`` and ``skipped.csv``.
 
     Where the labels are masks, ``outlines.npy`` and ``masks.npy`` go beside them: what augmentation needs to
-    follow a mask exactly, and the masks at half size (see :func:`outlines_and_coverage`).
+    follow a mask exactly, and the masks at half size (see :func:`heartbox.data.store.outlines_and_coverage`).
 
-    Each image is read, resized to ``(size, size)`` with its boxes, its contrast evened
-    (:func:`heartbox.xray.contrast.normalize_contrast`), written away and forgotten.
+    A film that cannot be read, whatever the reason, becomes a row of ``skipped.csv``, and the others go on.
 
     Parameters
     ----------
@@ -130,27 +110,28 @@ def prepare(
     size : int
         Side of the square image, in pixels.
     seed, validation_share
-        See :func:`split_by_patient`; without effect where the data has a published split.
+        See :func:`heartbox.data.splits.split_by_patient`; without effect where the data has a published split.
     limit : int, optional
         Use only that many films, spread evenly over the list: for quick trials.
-    processes : int, optional
-        How many to run; one for each core by default.
-    progress : bool
-        Whether to show a bar.
-    even : bool
-        Whether to even the contrast; without it the network sees each film's greys as the file has them.
+    processes, progress
+        See :func:`heartbox.utils.parallel.parallel_map`.
+    normalize : bool
+        Whether to normalise the contrast (:func:`heartbox.xray.contrast.normalize_contrast`). Without it the network
+        sees the greys of each film as its file has them.
+    log : path, optional
+        A file for the tracebacks of unexpected errors.
 
     Returns
     -------
     Prepared
-        Labels, statistics and what was skipped, as written.
+        Labels, statistics and skipped films, as written.
 
     Raises
     ------
     FileNotFoundError
         If the folder has none of the layouts.
     ValueError
-        If no film can be read, or all are of one patient.
+        If not one film can be read, or all are of one patient.
     """
     folder, out = Path(folder), Path(out)
     keep_apart(folder, out)
@@ -158,30 +139,28 @@ def prepare(
     films, problems = list_xrays(folder)
     if limit is not None and limit < len(films):
         films = [films[i] for i in np.linspace(0, len(films) - 1, limit).astype(int)]
-    used, patients, named = [], [], 0
+    used: list[LabelledXRay] = []
+    patients: list[str] = []
 
     def read() -> Iterator[ProcessedXRay]:
-        nonlocal named
-        tasks = [(film, size, even) for film in films]
-        results = parallel_map(_read_film, tasks, "Reading X-rays", processes=processes, progress=progress)
+        results = read_each(read_film, films, size, normalize, processes=processes, progress=progress, log=log)
         for film, result in zip(films, results, strict=True):
-            if isinstance(result, str):
-                problems.append(Problem(film.name, "unreadable", result))
+            if isinstance(result, Problem):
+                problems.append(result)
                 continue
             used.append(film)
-            named += bool(result.patient)
-            # Where the file names no patient, each film counts as one.
-            patients.append(result.patient or film.name)
-            yield dataclasses.replace(result, patient=patients[-1])
+            patients.append(result.patient)
+            yield replace(result, patient=result.patient or film.name)
 
-    def choose(_: pd.DataFrame) -> tuple[list[str], str]:
-        split, rule = choose_split(used, patients, layout, seed, validation_share)
-        split = ["unused" if film.excluded else side for film, side in zip(used, split, strict=True)]
-        return split, rule if named else rule.replace("by patient", "by film (no file names its patient)")
+    def choose() -> tuple[list[str], str]:
+        # Where the file names no patient, each film counts as one.
+        known = [patient or film.name for film, patient in zip(used, patients, strict=True)]
+        split, rule = choose_split(used, known, layout, seed, validation_share)
+        split = [UNUSED if film.excluded else name for film, name in zip(used, split, strict=True)]
+        return split, rule if any(patients) else rule.replace("by patient", "by film (no file names its patient)")
 
     try:
-        about = {"layout": layout, "seed": seed, **({"contrast": NORMALIZED_CONTRAST} if even else {})}
-        labels, stats, pale = write_processed(out, read(), choose, size, about, problems)
+        contrast = NORMALIZED_CONTRAST if normalize else None
+        return write_processed(out, read(), choose, size, layout, seed, contrast, problems)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    return Prepared(out, labels, stats, pd.DataFrame(problems, columns=Problem._fields), pale)

@@ -1,27 +1,216 @@
-"""The processed folder: images.npy, labels.csv, stats.json, whose film each is, and what masks there are.
+"""The processed folder: its files, their checks, and how they are written.
 
-Notebook 01 writes one, the others read it. Knows arrays, tables and files; not where the films come from.
+Notebook 01 writes one, the others read it. Knows arrays, tables and files; it does not know where the films come from.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from heartbox.boxes import EDGES, outline_from_mask
-from heartbox.data.tables import Problem, write_problems
+from heartbox.data.splits import TRAIN, UNUSED, VAL
+from heartbox.data.tables import Problem, read_table, write_problems
 from heartbox.utils.atomic import complete_or_absent
 
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
 LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing"]
+ARRAYS = {"images.npy": (3, np.float16), "outlines.npy": (4, np.float32), "masks.npy": (4, np.uint8)}
+WAY_OUT = "run 01-Preprocessing.ipynb again"
+
+
+class ProcessedError(ValueError):
+    """A file of a processed folder that is damaged; the message names the file, the fault and the way out."""
+
+
+# ---------------------------------------------------------------- what is in it
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What ``stats.json`` says of a processed folder.
+
+    Attributes
+    ----------
+    mean, std : float
+        Of all pixels of the training images, which lie in [0, 1].
+    size : int
+        Side of the images, in pixels.
+    layout : str
+        Layout of the raw data.
+    seed : int
+        Seed of the split.
+    split : str
+        The rule that decided the split.
+    contrast : str or None
+        :data:`heartbox.xray.contrast.NORMALIZED_CONTRAST` where the contrast was normalised, else None.
+    counts : dict of str to int
+        Numbers of films: train, val, skipped, low_contrast.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite or out of range.
+    """
+
+    mean: float
+    std: float
+    size: int
+    layout: str
+    seed: int = 0
+    contrast: str | None = None
+    split: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}, not a finite number")
+        if not 0 <= self.mean <= 1:
+            raise ValueError(f"mean is {self.mean:g}; the images lie between 0 and 1")
+        if not 0 < self.std <= 1:
+            raise ValueError(f"std is {self.std:g}; it must be above 0 (are all images of one grey?) and at most 1")
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= 2**14:
+            raise ValueError(f"size is {self.size!r}, not a number of pixels")
+        if not isinstance(self.layout, str) or not isinstance(self.counts, dict):
+            raise ValueError("layout must be a name, and counts a table of numbers")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Statistics:
+        """Read the ``stats.json`` of a folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder has not been prepared.
+        ProcessedError
+            If the file is damaged, or one of its values cannot be right.
+        """
+        path = Path(folder) / "stats.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no prepared X-rays: run 01-Preprocessing.ipynb first")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {one.name for one in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            raise ProcessedError(f"{path}: damaged ({error}); {WAY_OUT}") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``stats.json`` into a folder."""
+        with complete_or_absent(Path(folder) / "stats.json") as part:
+            part.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def as_dict(self) -> dict:
+        """Return the values as the file holds them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def load_labels(folder: str | Path) -> pd.DataFrame:
+    """Read the ``labels.csv`` of a processed folder, and check that it has a row for each image.
+
+    Raises
+    ------
+    ProcessedError
+        If it is damaged, lacks a column, or belongs to other images.
+    """
+    folder = Path(folder)
+    try:
+        table = read_table(folder / "labels.csv", LABEL_COLUMNS, text=("name", "source", "split", "pixel_spacing"))
+        for column in BOX_COLUMNS:
+            table[column] = table[column].astype(np.float64)
+    except ValueError as error:
+        path = folder / "labels.csv"
+        raise ProcessedError(f"{path}: damaged ({str(error).replace(f'{path}: ', '')}); {WAY_OUT}") from error
+    map_array(folder, "images.npy", len(table))
+    return table
+
+
+def map_array(folder: str | Path, name: str, count: int) -> NDArray:
+    """Map an array of a processed folder without reading it into memory.
+
+    Parameters
+    ----------
+    folder : path
+        The processed folder.
+    name : str
+        ``"images.npy"``, float16 (N, size, size); ``"outlines.npy"``, float32 (N, targets, points, 2); or
+        ``"masks.npy"``, uint8 (N, targets, size / 2, size / 2).
+    count : int
+        N, the number of rows in ``labels.csv``.
+
+    Raises
+    ------
+    ProcessedError
+        If it is missing, cut off, another kind of array, or belongs to other labels.
+    """
+    path, (dimensions, dtype) = Path(folder) / name, ARRAYS[name]
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != dimensions or array.dtype != dtype:
+            raise ValueError(f"it holds {array.dtype} of shape {array.shape}")
+    except (ValueError, OSError, EOFError, AttributeError) as error:  # AttributeError: an archive of several arrays
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ProcessedError(f"{path}: damaged ({reason}); {WAY_OUT}") from error
+    if len(array) != count:
+        raise ProcessedError(f"{path}: {len(array)} {path.stem} but {count} labels; {WAY_OUT}")
+    return array
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A processed folder as it was just written.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is.
+    labels : DataFrame
+        ``labels.csv``.
+    stats : Statistics
+        ``stats.json``.
+    skipped : DataFrame
+        ``skipped.csv``: ``name, kind, reason`` of each film that could not be used.
+    low_contrast : list of str
+        Names of films in which there is hardly anything to see, and which are used all the same.
+    """
+
+    folder: Path
+    labels: pd.DataFrame
+    stats: Statistics
+    skipped: pd.DataFrame
+    low_contrast: list[str]
+
+    def summary(self) -> str:
+        """Say in one or a few lines what was prepared and what was left out, and why."""
+        counts = self.stats.counts
+        lines = [f"{counts[TRAIN]} X-rays to train on, {counts[VAL]} to validate, {counts['skipped']} skipped"]
+        lines += [f"  skipped {row.name}: {row.reason}" for row in self.skipped.head(10).itertuples(index=False)]
+        if len(self.skipped) > 10:
+            lines.append(f"  ... and {len(self.skipped) - 10} more, all in skipped.csv")
+        if unused := self.labels["split"].eq(UNUSED).sum():
+            lines.append(
+                f"  {unused} are excluded from both splits: known wrong labels, patients of the other split, or films "
+                "outside the folders of the splits"
+            )
+        if self.low_contrast:
+            names = ", ".join(self.low_contrast[:5]) + (", ..." if len(self.low_contrast) > 5 else "")
+            lines.append(f"{len(self.low_contrast)} of them have very low contrast and are used all the same: {names}")
+        return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- how it is written
 
 
 @dataclass(frozen=True)
@@ -33,13 +222,13 @@ class ProcessedXRay:
     image : ndarray of float16, shape (size, size)
         In [0, 1], bone bright.
     record : dict
-        Its row of ``labels.csv`` without split and patient.
+        Its row of ``labels.csv``, without the split.
     patient : str
-        Who it is of; only a number of it is written.
+        Whose film it is; only a number for it is written.
     outlines, coverage : ndarray or None
         From :func:`outlines_and_coverage`, where there are masks.
     low_contrast : bool
-        Whether there was hardly anything to see in it, see :func:`heartbox.xray.contrast.has_low_contrast`.
+        Whether hardly anything can be seen in it, see :func:`heartbox.xray.contrast.has_low_contrast`.
     """
 
     image: np.ndarray
@@ -51,7 +240,7 @@ class ProcessedXRay:
 
 
 def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink the masks of an image to what training needs of them.
+    """Reduce the masks of an image to what training needs.
 
     Parameters
     ----------
@@ -65,7 +254,7 @@ def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> 
     outlines : ndarray of float32, shape (targets, 64, 2)
         See :func:`heartbox.boxes.outline_from_mask`, in pixels of the prepared image.
     coverage : ndarray of uint8, shape (targets, size / 2, size / 2)
-        How much of each 2 x 2 pixels the organ covers, 255 for all.
+        How much of each block of 2 x 2 pixels the organ covers; 255 is all of it.
     """
     rows, columns = organs[0][0].shape
     outlines = [outline_from_mask(*parts) * (size / columns, size / rows) for parts in organs]
@@ -77,102 +266,78 @@ def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> 
 def write_processed(
     out: str | Path,
     films: Iterable[ProcessedXRay],
-    choose_split: Callable[[pd.DataFrame], tuple[list[str], str]],
+    choose_split: Callable[[], tuple[Sequence[str], str]],
     size: int,
-    about: dict,
-    problems: list[Problem] | None = None,
-) -> tuple[pd.DataFrame, dict, list[str]]:
+    layout: str,
+    seed: int = 0,
+    contrast: str | None = None,
+    problems: Sequence[Problem] = (),
+) -> Prepared:
     """Write a processed folder in one pass and in constant memory.
 
-    Of each image only its sum and its sum of squares are kept, from which the statistics of whichever films end up
-    in the training split follow.
+    Of each image only the sum and the sum of squares are kept; they are enough for the statistics of whichever films
+    end up in the training split.
 
     Parameters
     ----------
     out : path
         The folder.
     films : iterable of ProcessedXRay
-        In the order in which they are to stand; either all have masks or none.
+        In the order in which they are to be written; either all have masks or none.
     choose_split : callable
-        Given ``labels.csv`` without its splits, returns the split of each film and the name of the rule.
+        Called when `films` is exhausted; returns the split of each film and the name of the rule.
     size : int
         Side of the images.
-    about : dict
-        What else belongs into ``stats.json``: layout and seed.
-    problems : list of Problem, optional
-        Films that were left out, for ``skipped.csv``; looked at when `films` is exhausted.
-
-    Returns
-    -------
-    tuple of DataFrame, dict and list of str
-        Labels and statistics as written, and the names of films with hardly any contrast.
+    layout, seed, contrast
+        See :class:`Statistics`.
+    problems : sequence of Problem
+        Films that were left out, for ``skipped.csv``; may grow until `films` is exhausted.
 
     Raises
     ------
     ValueError
-        If there is no film at all.
+        If there is no film at all, none to train on, or all pixels have the same value.
     """
     out = Path(out)
-    problems = [] if problems is None else problems
-    records, patients, sums, outlines, coverage, pale = [], [], [], [], [], []
     # The statistics go first and come last: without them the folder counts as not prepared, so a run that is
     # stopped on the way cannot leave new images beside old labels.
     (out / "stats.json").unlink(missing_ok=True)
-    with complete_or_absent(out / "images.npy") as part, part.open("wb") as stream:
-        write_npy_header(stream, 0, size)
-        for film in films:
-            stream.write(film.image.tobytes())
-            sums.append(_sums(film.image))
-            records.append(film.record)
-            patients.append(film.patient)
-            outlines.append(film.outlines)
-            coverage.append(film.coverage)
-            if film.low_contrast:
-                pale.append(film.record["name"])
-        if not records:
+    with complete_or_absent(out / "images.npy") as part:
+        kept, sums = _write_images(part, films, size)
+        if not kept:
             reason = f"; the first reason: {problems[0].reason}" if problems else ""
             raise ValueError(f"not one X-ray could be read{reason}")
-        stream.seek(0)
-        write_npy_header(stream, len(records), size)
-        labels = pd.DataFrame(records).reindex(columns=LABEL_COLUMNS)
-        numbers = pd.factorize(pd.Series(patients))[0]  # no id of a person leaves the raw folder
-        labels["split"], rule = choose_split(labels)
-    training = np.flatnonzero(labels["split"] == "train")
-    stats = {
-        **_mean_and_std([sums[i] for i in training]),
-        "size": size,
-        **about,
-        "split": rule,
-        "counts": {
-            **{side: int((labels["split"] == side).sum()) for side in ("train", "val")},
-            "skipped": len(problems),
-            "low_contrast": len(pale),
-        },
-    }
-    for name, arrays in (("outlines.npy", outlines), ("masks.npy", coverage)):
+        labels = pd.DataFrame([film.record for film in kept]).reindex(columns=LABEL_COLUMNS)
+        labels["split"], rule = choose_split()
+        stats = _statistics(labels, sums, Statistics(0.5, 0.5, size, layout, seed, contrast, rule))
+    low_contrast = [film.record["name"] for film in kept if film.low_contrast]
+    stats = replace(stats, counts=stats.counts | {"skipped": len(problems), "low_contrast": len(low_contrast)})
+    for name, arrays in (
+        ("outlines.npy", [film.outlines for film in kept]),
+        ("masks.npy", [film.coverage for film in kept]),
+    ):
         (out / name).unlink(missing_ok=True)  # of an earlier run on other data
         if all(array is not None for array in arrays):
             with complete_or_absent(out / name) as part, part.open("wb") as stream:
                 np.save(stream, np.stack(arrays))
-    with complete_or_absent(out / "labels.csv") as part:
-        labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
+    _write_labels(out, labels)
+    numbers = pd.factorize(pd.Series([film.patient for film in kept]))[0]  # no id of a person leaves the raw folder
     with complete_or_absent(out / "patients.csv") as part:
         pd.DataFrame({"name": labels["name"], "patient": numbers}).to_csv(part, index=False, lineterminator="\n")
-    write_problems(out / "skipped.csv", problems)
-    with complete_or_absent(out / "stats.json") as part:
-        part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-    return labels, stats, pale
+    skipped = write_problems(out / "skipped.csv", problems)
+    stats.save(out)
+    return Prepared(out, labels, stats, skipped, low_contrast)
 
 
 def write_split(processed: str | Path, out: str | Path, split: Sequence[str], rule: str = "given") -> Path:
-    """Make a processed folder like another, with another split and the statistics of its training films.
+    """Make a processed folder from another, with another split and the statistics of its training films.
 
     Parameters
     ----------
     processed, out : path
-        The folder there is, and the one to make; the arrays are shared between them where the disk allows.
+        The folder there is, and the one to make; they share the arrays where the disk allows it.
     split : sequence of str
-        ``"train"``, ``"val"`` or ``"unused"`` for each film, in the order of ``labels.csv``.
+        Split of each film, in the order of ``labels.csv``.
     rule : str
         What decided it, for ``stats.json``.
 
@@ -184,52 +349,80 @@ def write_split(processed: str | Path, out: str | Path, split: Sequence[str], ru
     Raises
     ------
     ValueError
-        If no film is left to train on, or the two folders are one.
+        If no film is left to train on, or the two folders are the same.
     """
     processed, out = Path(processed), Path(out)
     if out.resolve() == processed.resolve():
-        raise ValueError(f"{out}: another split needs a folder of its own; name one that is not the first")
-    labels = pd.read_csv(processed / "labels.csv", dtype={"name": str, "pixel_spacing": str})
+        raise ValueError(f"{out}: another split needs a folder of its own; choose another name")
+    before, labels = Statistics.load(processed), load_labels(processed)
+    images = map_array(processed, "images.npy", len(labels))
     labels["split"] = list(split)
-    training = np.flatnonzero(labels["split"] == "train")
-    if not len(training):
-        raise ValueError(f"{out}: no film is left to train on")
+    sums = [_sums(images[i]) if name == TRAIN else (0, 0.0, 0.0) for i, name in enumerate(labels["split"])]
+    try:
+        stats = _statistics(labels, sums, replace(before, split=rule))
+    except ValueError as error:
+        raise ValueError(f"{out}: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     (out / "stats.json").unlink(missing_ok=True)  # first and last, as in write_processed
     for name in ("images.npy", "outlines.npy", "masks.npy", "patients.csv"):
-        if not (processed / name).is_file():
-            (out / name).unlink(missing_ok=True)
-        elif not ((out / name).is_file() and (out / name).samefile(processed / name)):
-            with complete_or_absent(out / name) as part:
-                try:
-                    os.link(processed / name, part)
-                except OSError:  # another disk, or one that knows no links
-                    shutil.copyfile(processed / name, part)
-    images = np.load(processed / "images.npy", mmap_mode="r")
-    stats = json.loads((processed / "stats.json").read_text(encoding="utf-8"))
-    stats |= {**_mean_and_std([_sums(images[i]) for i in training]), "split": rule}
-    stats["counts"] |= {side: int((labels["split"] == side).sum()) for side in ("train", "val")}
-    with complete_or_absent(out / "labels.csv") as part:
-        labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
-    with complete_or_absent(out / "stats.json") as part:
-        part.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        _share(processed / name, out / name)
+    _write_labels(out, labels)
+    stats.save(out)
     return out
 
 
+def _write_images(path: Path, films: Iterable[ProcessedXRay], size: int) -> tuple[list[ProcessedXRay], list[tuple]]:
+    """Append each image to a file; return the films without their images, and the sums of their pixels."""
+    kept, sums = [], []
+    nothing = np.empty(0, dtype=np.float16)
+    with path.open("wb") as stream:
+        write_npy_header(stream, 0, size)
+        for film in films:
+            stream.write(film.image.tobytes())
+            sums.append(_sums(film.image))
+            kept.append(replace(film, image=nothing))
+        stream.seek(0)
+        write_npy_header(stream, len(kept), size)
+    return kept, sums
+
+
+def _write_labels(out: Path, labels: pd.DataFrame) -> None:
+    with complete_or_absent(out / "labels.csv") as part:
+        labels.to_csv(part, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def _share(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, by a link where the disk has links; absent where that is absent."""
+    if not source.is_file():
+        target.unlink(missing_ok=True)
+    elif not (target.is_file() and target.samefile(source)):
+        with complete_or_absent(target) as part:
+            try:
+                os.link(source, part)
+            except OSError:  # another disk, or a file system without hard links
+                shutil.copyfile(source, part)
+
+
 def _sums(image: np.ndarray) -> tuple[int, float, float]:
-    """Return pixels, their sum and their squares' sum, of what training will see: float16 rounding included."""
+    """Return number, sum and sum of squares of the pixels that training will see: float16 rounding included."""
     exact = image.astype(np.float64)
     return exact.size, float(exact.sum()), float(np.square(exact).sum())
 
 
-def _mean_and_std(sums: Sequence[tuple[int, float, float]]) -> dict[str, float]:
-    pixels, total, squares = np.sum(sums, axis=0)
+def _statistics(labels: pd.DataFrame, sums: Sequence[tuple[int, float, float]], about: Statistics) -> Statistics:
+    """Return `about` with mean, standard deviation and counts of this split."""
+    training = np.flatnonzero(labels["split"] == TRAIN)
+    if not len(training):
+        raise ValueError("no film is left to train on")
+    pixels, total, squares = np.sum([sums[i] for i in training], axis=0)
     mean = total / pixels
-    return {"mean": float(mean), "std": float(np.sqrt(max(squares / pixels - mean**2, 0.0)))}
+    std = np.sqrt(max(squares / pixels - mean**2, 0.0))
+    counts = {name: int((labels["split"] == name).sum()) for name in (TRAIN, VAL)}
+    return replace(about, mean=float(mean), std=float(std), counts=about.counts | counts)
 
 
 def write_npy_header(stream, count: int, size: int) -> None:
-    """Write the header of an ``images.npy`` of `count` float16 images, at the place where the stream stands."""
+    """Write the header of an ``images.npy`` of `count` float16 images at the stream's position."""
     # NumPy leaves room for the first axis to grow, so the header can be written again once the count is known.
     header = {"descr": "<f2", "fortran_order": False, "shape": (count, size, size)}
     np.lib.format.write_array_header_1_0(stream, header)

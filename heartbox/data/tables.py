@@ -60,12 +60,16 @@ class ItemError(ValueError):
     """One item that cannot be used; whoever goes through the items turns it into a :class:`Problem` and goes on."""
 
     def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
+        super().__init__(kind, reason)  # both, or it could not be sent from one process to another
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        """Return the reason."""
+        return self.reason
 
     def problem(self, name: str) -> Problem:
         """Return the problem of the item with that name."""
-        return Problem(name, self.kind, str(self))
+        return Problem(name, self.kind, self.reason)
 
 
 class TableError(ValueError):

@@ -13,12 +13,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import cv2
 from loky import ProcessPoolExecutor, get_reusable_executor
+from loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 Job = TypeVar("Job")
@@ -126,7 +126,7 @@ def _run(
             try:
                 yield future.result()
                 running.popleft()
-            except BrokenProcessPool as error:
+            except TerminatedWorkerError as error:
                 if not keep_going:
                     raise RuntimeError(f"a worker process died ({error})") from error
                 # Which of the jobs in flight ended its process cannot be told: each runs once more, by itself.
@@ -150,7 +150,7 @@ def _pool(processes: int) -> ProcessPoolExecutor:
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future:
     try:
         return pool.submit(function, job)
-    except BrokenProcessPool as error:  # it broke a moment ago: found when this job's turn comes
+    except TerminatedWorkerError as error:  # it broke a moment ago: found when this job's turn comes
         future = Future()
         future.set_exception(error)
         return future
@@ -167,7 +167,7 @@ def _run_apart(function: Callable[[Job], Result], running: Sequence[tuple[Job, F
             pool = pool or ProcessPoolExecutor(1, **WORKERS)
             try:
                 yield pool.submit(function, job).result()
-            except BrokenProcessPool:
+            except TerminatedWorkerError:
                 pool = None
                 yield Failure(DIED, died=True)
             except Exception as error:

@@ -65,14 +65,15 @@ def test_films_without_labels_join(processed_with_masks, tmp_path, teacher, answ
 
 def test_borrowed_outlines_fill_their_boxes_and_turn_as_the_others_do(processed_with_masks):
     labelled = CardiacDataset(processed_with_masks, "train", targets=("heart", "thorax"), rule="mask")
+    outlines_of_all = np.stack([labelled.outlines(i) for i in range(len(labelled))])
     boxes = labelled.boxes[5] + np.array([1.0, -2, 3, -1])
-    outlines = borrow_outlines(boxes, labelled.boxes, labelled.outlines)
+    outlines = borrow_outlines(boxes, labelled.boxes, outlines_of_all)
     for box, outline in zip(boxes, outlines, strict=True):
         np.testing.assert_allclose(transform_outline(outline, [[1, 0, 0], [0, 1, 0]]), box, atol=1.0)
     # Of the film's own boxes the borrowed outline is its own, wherever augmentation takes it.
-    own = borrow_outlines(labelled.boxes[5], labelled.boxes, labelled.outlines)
+    own = borrow_outlines(labelled.boxes[5], labelled.boxes, outlines_of_all)
     _, matrix = augment_image(labelled.raw(5)[0], make_augmentation("strong"), 3)
-    expected = move_boxes(labelled.boxes[5], matrix, (64, 64), outlines=labelled.outlines[5])
+    expected = move_boxes(labelled.boxes[5], matrix, (64, 64), outlines=labelled.outlines(5))
     np.testing.assert_allclose(move_boxes(labelled.boxes[5], matrix, (64, 64), outlines=own), expected, atol=1e-3)
 
 

@@ -1,18 +1,65 @@
-"""Folds by patient, and processed folders with another split."""
+"""Splits and folds: by patient, by seed, as published, each collection spread evenly."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import write_processed
+from raw_folders import run, write_rsna
 
-from cardiac_dataset import CardiacDataset
-from heartbox.boxes import box_iou
-from heartbox.data.phantom_store import write_phantom_store
-from heartbox.data.splits import assign_folds
-from heartbox.data.store import write_split
-from heartbox.phantom import boxes, sample_subject
+from heartbox.data.layouts import LabelledXRay
+from heartbox.data.splits import assign_folds, choose_split, split_by_patient
+
+
+def test_no_patient_on_both_sides(tmp_path):
+    write_rsna(tmp_path / "raw", 40, patients=13)
+    labels = run(tmp_path / "raw", tmp_path / "out").labels
+    patient = labels["name"].str.removeprefix("film-").astype(int) % 13
+    assert labels.groupby(patient)["split"].nunique().max() == 1
+    assert 4 <= (labels["split"] == "val").sum() <= 12
+
+
+def test_the_seed_decides_the_split():
+    patients, sources = [str(i) for i in range(100)], ["here"] * 100
+    first = split_by_patient(patients, sources, seed=1)
+    assert first == split_by_patient(patients, sources, seed=1)
+    assert first != split_by_patient(patients, sources, seed=2)
+    assert first.count("val") == 20
+
+
+def test_each_collection_is_on_both_sides():
+    sources = ["a"] * 50 + ["b"] * 10
+    split = split_by_patient([str(i) for i in range(60)], sources, seed=0)
+    assert [split[:50].count("val"), split[50:].count("val")] == [10, 2]
+
+
+def test_one_patient_cannot_be_split():
+    with pytest.raises(ValueError, match="one patient"):
+        split_by_patient(["a", "a"], ["here", "here"])
+    assert sorted(split_by_patient(["a", "b"], ["here", "there"])) == ["train", "val"]
+
+
+def films(count: int) -> list[LabelledXRay]:
+    return [LabelledXRay(str(row), "rsna", Path("x"), row) for row in range(count)]
+
+
+def test_the_published_split():
+    split, rule = choose_split(films(496), [str(i) for i in range(496)], "rsna", 0, 0.2)
+    assert split == ["train"] * 400 + ["val"] * 96
+    assert rule.startswith("published")
+
+
+def test_the_published_split_never_cuts_through_a_patient():
+    patients = [str(i) for i in range(496)]
+    patients[3] = patients[450]
+    split, _ = choose_split(films(496), patients, "rsna", 0, 0.2)
+    assert split[3] == "unused"
+    assert split[450] == "val"
+
+
+def test_a_short_csv_of_one_s_own_is_split_by_patient():
+    split, rule = choose_split(films(10), [str(i) for i in range(10)], "rsna", 0, 0.2)
+    assert (split.count("val"), rule) == (2, "by patient, seed 0")
 
 
 def test_no_patient_is_in_two_folds_and_each_collection_is_in_all():
@@ -32,46 +79,6 @@ def test_no_patient_is_in_two_folds_and_each_collection_is_in_all():
 def test_fewer_patients_than_folds():
     with pytest.raises(ValueError, match="3 patients cannot be spread over 5 folds"):
         assign_folds([1, 2, 3, 3], ["a"] * 4, 5)
-
-
-def test_another_split_has_its_own_statistics(tmp_path):
-    folder = write_processed(tmp_path / "whole", 10, 4, masks=True)
-    split = ["val"] * 5 + ["unused"] * 2 + ["train"] * 7
-    out = write_split(folder, tmp_path / "fold", split)
-    images = np.load(folder / "images.npy").astype(np.float64)
-    stats = json.loads((out / "stats.json").read_text())
-    assert stats["mean"] == pytest.approx(images[7:].mean(), abs=1e-9)
-    assert stats["std"] == pytest.approx(images[7:].std(), abs=1e-9)
-    assert (stats["counts"]["train"], stats["counts"]["val"]) == (7, 5)
-    train = CardiacDataset(out, "train", masks=True)
-    assert list(train.labels["name"]) == [f"film-{i:03d}" for i in range(7, 14)]
-    assert train[0][0].mean().item() == pytest.approx((images[7].mean() - stats["mean"]) / stats["std"], abs=1e-3)
-    assert len(CardiacDataset(folder, "train")) == 10  # the folder it came from is as it was
-
-
-def test_nobody_left_to_train_on(tmp_path):
-    folder = write_processed(tmp_path / "whole", 3, 2)
-    with pytest.raises(ValueError, match="no film is left"):
-        write_split(folder, tmp_path / "fold", ["val"] * 5)
-
-
-def test_phantoms_without_dicom(tmp_path):
-    """The boxes of the masks are those that the phantom knows of itself, to the size of a rendered pixel."""
-    write_phantom_store(tmp_path, 4, size=96, seed=5, validation_share=0.25, progress=False)
-    train, val = (CardiacDataset(tmp_path, side, targets=("heart", "thorax"), masks=True) for side in ("train", "val"))
-    assert (len(train), len(val)) == (3, 1)
-    for index in range(3):
-        truth = np.stack(boxes(sample_subject(5, index), 96))
-        assert (box_iou(train.boxes[index], truth) > 0.95).all()
-        mask = train.raw_masks(index)[0] > 0.5
-        assert mask.sum() * 4 == pytest.approx(0.75 * np.prod(truth[0, 2:] - truth[0, :2]), rel=0.25)
-
-
-def test_a_folder_is_not_split_into_itself(tmp_path):
-    folder = write_processed(tmp_path / "whole", 3, 2)
-    with pytest.raises(ValueError, match="a folder of its own"):
-        write_split(folder, tmp_path / "x" / ".." / "whole", ["train"] * 5)
-    assert len(CardiacDataset(folder)) == 3
 
 
 def test_a_patient_of_many_films_does_not_push_a_collection_out_of_a_fold():

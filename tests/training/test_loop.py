@@ -254,7 +254,7 @@ def test_starting_from_weights(processed, tmp_path):
     model, _ = train_small(processed, tmp_path / "first")
     train = CardiacDataset(processed, "train", targets=SMALL.targets)
     path = tmp_path / "start.pt"
-    save_weights(path, model, train.stats, targets=list(SMALL.targets))
+    save_weights(path, model, train.stats.as_dict(), targets=list(SMALL.targets))
     again = make_model(dataclasses.replace(SMALL, start=str(path)), train)
     assert same_weights(model.state_dict(), again.state_dict())
     # a network for the heart alone takes what belongs to the heart

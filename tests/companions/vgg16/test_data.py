@@ -35,7 +35,7 @@ def test_images_and_boxes_are_resized_together(tmp_path, columns):
 def test_folders_say_the_split(tmp_path):
     done = prepare_npy(write_npy_folder(tmp_path / "raw", subfolders=("train", "train", "val")), tmp_path / "out", 32)
     assert list(done.labels["split"]) == ["train", "train", "val"] * 2 + ["train", "train"]
-    assert done.stats["split"].startswith("given")
+    assert done.stats.split.startswith("given")
 
 
 def test_folders_say_the_split_one_deeper_too(tmp_path):
