@@ -4,7 +4,6 @@ Uses a Chromium or Chrome that is already installed; nothing is downloaded. Scre
 artifacts/screenshots/, to be looked at.
 """
 
-import os
 import re
 import secrets
 import shutil
@@ -22,7 +21,7 @@ import nbformat
 import numpy as np
 import pydicom
 import pytest
-from helpers import COMPANIONS, NOTEBOOKS, OFFLINE, ROOT, copy_project
+from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_companion, user_environment
 
 from heartbox.phantom import write_phantoms
 
@@ -37,15 +36,17 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-WIDTHS, HEIGHT = (1366, 960), 1800  # px; a page is photographed in slices of this height
+# Pages of these widths, and what must fit into them: on a small screen a long line of code may be scrolled.
+WIDTHS = {1366: ".jp-OutputArea-output, .jp-RenderedMarkdown, .cm-scroller", 960: ".jp-OutputArea-output"}
+WIDE, HEIGHT = 1366, 1800  # px; a page is photographed in slices of this height
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 HANGS = 600  # s; no notebook takes a fourth of it in fast mode, so it only stops what hangs
 # Outputs and cells that do not fit their column, and pictures without pixels or of a single colour.
 FAULTS = r"""
-() => {
+(selectors) => {
   const faults = [];
   const name = (node) => node.className.toString().slice(0, 60) + ": " + node.textContent.trim().slice(0, 60);
-  for (const node of document.querySelectorAll(".jp-OutputArea-output, .jp-RenderedMarkdown, .cm-scroller")) {
+  for (const node of document.querySelectorAll(selectors)) {
     if (node.scrollWidth > node.clientWidth + 1) {
       faults.push(`${node.scrollWidth} px in ${node.clientWidth} px: ${name(node)}`);
     }
@@ -66,6 +67,10 @@ FAULTS = r"""
   return faults;
 }
 """
+PICTURES = """
+() => [...document.querySelectorAll(".jp-CodeCell")].map(
+  (cell) => cell.querySelectorAll(".jp-OutputArea-output img").length)
+"""
 PROMPTS = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((node) => node.textContent.trim())"
 
 
@@ -73,9 +78,10 @@ PROMPTS = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].
 def lab(tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
     """Start JupyterLab on a copy of the project; yield the copy, the address and the token."""
     base = tmp_path_factory.mktemp("browser")
-    folder = copy_project(base / "copy")
+    folder = copy_companion(base / "copy")
     shutil.copytree(ROOT / "weights", folder / "weights")
-    shutil.copytree(ROOT / "companions", folder / "companions", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in NOTEBOOKS:
+        shutil.copy(ROOT / name, folder)
     for path in folder.rglob("*.ipynb"):  # what is seen afterwards was made here
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
@@ -94,9 +100,11 @@ def lab(tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex(16)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CARDIAC_")}
-    environment |= OFFLINE | {"CARDIAC_FAST": "1", "JUPYTERLAB_SETTINGS_DIR": str(base / "settings")}
-    environment |= {"JUPYTER_CONFIG_DIR": str(base / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces")}
+    environment = user_environment(
+        JUPYTERLAB_SETTINGS_DIR=str(base / "settings"),
+        JUPYTERLAB_WORKSPACES_DIR=str(base / "workspaces"),
+        JUPYTER_CONFIG_DIR=str(base / "config"),
+    )
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     with (base / "log.txt").open("wb") as log:
@@ -130,7 +138,7 @@ def page(tmp_path) -> Iterator["sync_api.Page"]:
             executable_path=BROWSER,
             headless=True,
             args=FLAGS,
-            viewport={"width": WIDTHS[0], "height": 900},
+            viewport={"width": WIDE, "height": 900},
         )
         context.set_default_timeout(60_000)
         yield context.pages[0] if context.pages else context.new_page()
@@ -169,22 +177,30 @@ def run_all(page) -> None:
     page.wait_for_timeout(500)  # the last output is drawn after its cell is done
 
 
-def check_page(page, name: str) -> None:
-    """Every cell has run without an error, and at both widths nothing is cut off and no picture is empty."""
+def check_page(page, name: str, suffix: str = "") -> None:
+    """Every cell has run without an error, shows its picture, and nothing is cut off or empty."""
     errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
     red = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
     prompts = page.evaluate(PROMPTS)
+    missing = np.flatnonzero(np.less(page.evaluate(PICTURES), pictures_of(name)))
     faults = {}
-    for width in WIDTHS:
+    for width, selectors in WIDTHS.items():
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(500)
-        faults[width] = page.evaluate(FAULTS)
-        photograph(page, f"{Path(name).stem}-{width}")
+        faults[width] = page.evaluate(FAULTS, selectors)
+        photograph(page, f"{Path(name).stem}{suffix}-{width}")
     assert not errors, errors
     assert not red, red
     assert prompts, "no code cells"
     assert all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts), prompts
+    assert not len(missing), f"code cells without their picture, from 0: {missing}"
     assert not any(faults.values()), "\n".join(f"{width} px: {one}" for width in WIDTHS for one in faults[width])
+
+
+def pictures_of(name: str) -> list[int]:
+    """Return how many pictures each code cell of the committed notebook shows."""
+    cells = [cell for cell in nbformat.read(ROOT / name, 4).cells if cell.cell_type == "code"]
+    return [sum(bool({"image/png", "image/gif"} & set(out.get("data", {}))) for out in cell.outputs) for cell in cells]
 
 
 def photograph(page, name: str) -> None:
@@ -232,10 +248,10 @@ def test_upload(lab, page, tmp_path):
         (write_film(tmp_path, "large-film.dcm", 2560), 12 * 2**20),
     ):
         assert film.stat().st_size >= least
-        page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        page.set_viewport_size({"width": WIDE, "height": 900})
         page.set_input_files(".heartbox-upload input[type=file]", film)
         sync_api.expect(status).to_contain_text(f"{film.name} is here", timeout=120_000)
         run_all(page)
         assert film.name in page.locator(".jp-Notebook").inner_text()
         sync_api.expect(status).to_contain_text(f"{film.name} is here")
-        check_page(page, f"{Path(NOTEBOOKS[3]).stem}-{film.stem}")
+        check_page(page, NOTEBOOKS[3], f"-{film.stem}")
