@@ -88,9 +88,21 @@ class UNet(nn.Module):
 
 # ---------------------------------------------------------------- training
 
-# One minus the soft Dice of a whole batch (Milletari et al. 2016). The batch counts as one volume: a slice without
-# atrium has no Dice of its own, but what is predicted in it costs. The ones keep an empty batch from being 0 / 0.
-dice_loss = DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return one minus the soft Dice of a whole batch (Milletari et al. 2016), computed by MONAI.
+
+    The batch counts as one volume: a slice without atrium has no Dice of its own, but what is predicted in it costs.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, 1, rows, columns)
+        Output of the network.
+    masks : Tensor, same shape
+        0 or 1.
+    """
+    # The ones keep a batch without atrium from being 0 / 0.
+    return DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)(logits, masks)
 
 
 class AtriumTask(Task):

@@ -15,18 +15,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 from companions.atrium.data import AtriumVolume
 from companions.atrium.metrics import bland_altman
-from heartbox.reporting.plots import LABEL, PREDICTION, save_gif
+from heartbox.reporting.plots import (
+    LABEL,
+    PREDICTION,
+    TRAINING_COLOUR,
+    VALIDATION_COLOUR,
+    WIDTH,
+    image_grid,
+    image_legend,
+    save_gif,
+)
 
 WHITE_AT = 0.85  # grey value shown as white: few voxels are brighter, and blood lies just below
-TRAINING = "#4a6fa5"
-WIDTH = 9.0  # inches of every picture: at 100 dpi it fits a page 960 px wide without being shrunk
+OUTLINES = {"label": (LABEL, "-"), "prediction": (PREDICTION, "--")}
 
 
 # ---------------------------------------------------------------- slices
@@ -45,7 +52,7 @@ def show_slice(
     `aspect` is the height of a pixel divided by its width.
     """
     ax.imshow(np.asarray(image, dtype=np.float32), cmap="gray", vmin=0, vmax=WHITE_AT, aspect=aspect)
-    for mask, colour, style in ((truth, LABEL, "-"), (predicted, PREDICTION, "--")):
+    for mask, (colour, style) in zip((truth, predicted), OUTLINES.values(), strict=True):
         if mask is not None and np.any(mask) and not np.all(mask):
             ax.contour(np.asarray(mask, dtype=float), [0.5], colors=[colour], linewidths=1.8, linestyles=style)
     ax.set(xticks=[], yticks=[])
@@ -59,29 +66,20 @@ def page_of_slices(
     titles: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Draw many slices on one page, each as :func:`show_slice` does, with a legend."""
-    rows = -(-len(images) // columns)
-    side = WIDTH / columns
-    height = rows * (side * images[0].shape[0] / images[0].shape[1] + (0.7 if titles else 0.1)) + 0.4
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), layout="compressed", squeeze=False)
-    for ax in axes.flat:
+    """Draw several slices on one page, each as :func:`show_slice` does, with a legend."""
+    aspect = images[0].shape[0] / images[0].shape[1]
+    figure, axes = image_grid(len(images), columns, aspect=aspect, titles=titles is not None)
+    for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
+        masks = (truths[i] if truths else None), (predicted[i] if predicted else None)
+        show_slice(ax, image, *masks, titles[i] if titles else "")
         ax.axis("off")
-    nothing = [None] * len(images)
-    for i, ax in zip(range(len(images)), axes.flat, strict=False):
-        masks = (truths or nothing)[i], (predicted or nothing)[i]
-        show_slice(ax, images[i], *masks, titles[i] if titles else "")
-    _outline_legend(figure, bool(truths), bool(predicted))
+    image_legend(figure, _shown(truths is not None, predicted is not None))
     return figure
 
 
-def _outline_legend(figure: Figure, truth: bool, predicted: bool) -> None:
-    lines = {}
-    if truth:
-        lines["label"] = Line2D([], [], color=LABEL, linewidth=1.8)
-    if predicted:
-        lines["prediction"] = Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="--")
-    if lines:
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False)
+def _shown(truth: bool, predicted: bool) -> dict[str, tuple[str, str]]:
+    """Return the entries of the legend for the outlines that are drawn."""
+    return {name: style for (name, style), there in zip(OUTLINES.items(), (truth, predicted), strict=True) if there}
 
 
 def draw_planes(volume: AtriumVolume, predicted: NDArray | None = None) -> Figure:
@@ -102,7 +100,7 @@ def draw_planes(volume: AtriumVolume, predicted: NDArray | None = None) -> Figur
             ax, volume.image[cut], volume.mask[cut], None if predicted is None else predicted[cut], title, aspect
         )
     figure.suptitle(f"{volume.name}: {volume.volume_ml:.0f} mL")
-    _outline_legend(figure, True, predicted is not None)
+    image_legend(figure, _shown(True, predicted is not None))
     return figure
 
 
@@ -112,14 +110,14 @@ def draw_planes(volume: AtriumVolume, predicted: NDArray | None = None) -> Figur
 def draw_training(history: pd.DataFrame, baseline: float) -> Figure:
     """Draw loss and Dice of each epoch, with the Dice of the mean mask (`baseline`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), layout="compressed")
-    left.plot(history["epoch"], history["train_loss"], label="training", color=TRAINING)
-    left.plot(history["epoch"], history["val_loss"], "--", label="validation", color=PREDICTION)
-    left.set(title="loss", xlabel="epoch", ylabel="Dice loss, no unit", ylim=(0, 1))
-    right.plot(history["epoch"], history["val_dice"], "--", label="U-Net", color=PREDICTION)
+    left.plot(history["epoch"], history["train_loss"], "--", label="training", color=TRAINING_COLOUR)
+    left.plot(history["epoch"], history["val_loss"], label="validation", color=VALIDATION_COLOUR)
+    left.set(title="loss", xlabel="epoch", ylabel="Dice loss", ylim=(0, 1))
+    right.plot(history["epoch"], history["val_dice"], label="U-Net", color=VALIDATION_COLOUR)
     right.axhline(baseline, color="grey", linestyle=":", label="mean mask (baseline)")
-    right.set(title="validation, in 3-D", xlabel="epoch", ylabel="Dice, no unit", ylim=(0, 1))
+    right.set(title="validation, in 3-D", xlabel="epoch", ylabel="Dice", ylim=(0, 1))
     for ax in (left, right):
-        ax.legend(frameon=False)
+        ax.legend()
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -138,9 +136,9 @@ def draw_dice_along(names: Sequence[str], scores: Sequence[NDArray]) -> Figure:
     styles = ("-o", "--s", ":^", "-.d")
     for number, (name, along) in enumerate(zip(names, scores, strict=True)):
         ax.plot(np.linspace(0, 100, len(along)), np.nan_to_num(along), styles[number % 4], markersize=4, label=name)
-    ax.set(xlabel="position from the first labelled slice to the last, %", ylabel="Dice of the slice, no unit")
+    ax.set(xlabel="position from the first labelled slice to the last, %", ylabel="Dice of the slice")
     ax.set_ylim(0, 1.02)
-    ax.legend(loc="lower center", frameon=False, ncols=2)
+    ax.legend(loc="lower center", ncols=2)
     return figure
 
 
@@ -163,11 +161,11 @@ def draw_agreement(table: pd.DataFrame) -> Figure:
     right.scatter((predicted + truth) / 2, predicted - truth, color=PREDICTION, edgecolor="black", zorder=2)
     for name, style, words in (("high", "--", "bias + 1.96 SD"), ("bias", "-", "bias"), ("low", ":", "bias - 1.96 SD")):
         words = f"{words}: {agreement[name]:+.1f} mL"
-        right.axhline(agreement[name], color=TRAINING, linestyle=style, linewidth=1.5, label=words)
+        right.axhline(agreement[name], color=TRAINING_COLOUR, linestyle=style, linewidth=1.5, label=words)
     right.axhline(0, color="grey", linewidth=0.8)
     right.set(xlabel="mean of the two, mL", ylabel="predicted - true, mL", title="Bland-Altman plot")
     for ax in (left, right):
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
     return figure
 
 

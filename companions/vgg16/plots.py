@@ -14,10 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from heartbox.boxes import EDGE_NAMES
-from heartbox.reporting.plots import PREDICTION
-
-WIDTH = 9.0  # inches of every picture: at 100 dpi it fits a page 960 px wide without being shrunk
-BARS = "#4a6fa5"
+from heartbox.reporting.plots import PREDICTION, TEXT, TRAINING_COLOUR, WIDTH
 
 
 def draw_differences(networks: Mapping[str, pd.DataFrame]) -> Figure:
@@ -27,8 +24,8 @@ def draw_differences(networks: Mapping[str, pd.DataFrame]) -> Figure:
     """
     figure, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 3.8 * len(networks)), sharey=True, squeeze=False)
     for ax, (name, layers) in zip(axes[:, 0], networks.items(), strict=True):
-        bars = ax.bar(range(len(layers)), 100 * layers["difference"], color=BARS)
-        ax.bar_label(bars, [f"{directions:.1f}" for directions in layers["directions"]], fontsize=12)
+        bars = ax.bar(range(len(layers)), 100 * layers["difference"], color=TRAINING_COLOUR)
+        ax.bar_label(bars, [f"{directions:.1f}" for directions in layers["directions"]], fontsize=TEXT)
         ax.set_xticks(range(len(layers)), layers.index, rotation=40, ha="right")
         ax.set(title=f"{name} (above each bar: directions)", yscale="log", ylabel="difference, %")
         ax.margins(y=0.15)
@@ -54,5 +51,5 @@ def draw_predictions(predictions: Mapping[str, NDArray], truth: NDArray) -> Figu
         ends = values.min() - 5, values.max() + 5
         ax.set(xlim=ends, ylim=ends)
     handles, names = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
