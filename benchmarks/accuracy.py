@@ -124,9 +124,7 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
             if key in answers:
                 rows.append({**about, "films": key, **summarise([answers[key]], groups["all"])})
     table = with_earlier(pd.DataFrame(rows), len(usable))
-    # Times are comparable only with others from the same machine.
-    times = json.loads((work / "times.json").read_text(encoding="utf-8")) if (work / "times.json").is_file() else {}
-    table["seconds_per_film"] = table["recipe"].map(times).astype(float) * table["passes"]
+    table["seconds_per_film"] = seconds_per_film(table, work)
     classic = table.loc[table["recipe"] == "classic ResNet18", "seconds_per_film"]
     table["relative_to_classic"] = table["seconds_per_film"] / (classic.iloc[0] if len(classic) else np.nan)
     with complete_or_absent(RESULTS / "accuracy.csv") as part:
@@ -141,6 +139,20 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
     write_table("accuracy.md", lines)
     draw(table)
     print("\n".join(lines))
+
+
+def seconds_per_film(table: pd.DataFrame, work: Path) -> pd.Series:
+    """Return the training time of each row; times from one machine are never mixed with those from another.
+
+    The times measured under `work` if there are any, otherwise all those of the existing table.
+    """
+    if (work / "times.json").is_file():
+        times = json.loads((work / "times.json").read_text(encoding="utf-8"))
+        return table["recipe"].map(times).astype(float) * table["passes"]
+    if (RESULTS / "accuracy.csv").is_file():
+        earlier = pd.read_csv(RESULTS / "accuracy.csv").groupby("recipe")["seconds_per_film"].first()
+        return table["recipe"].map(earlier).astype(float)
+    return pd.Series(np.nan, index=table.index)
 
 
 def with_earlier(table: pd.DataFrame, films: int) -> pd.DataFrame:
