@@ -155,7 +155,8 @@ def page_of_xrays(
             if boxes is not None:
                 for k, box in enumerate(np.reshape(boxes[i], (-1, EDGES_PER_BOX))):
                     draw_box(ax, box, heart_colour if k == 0 else CHEST, dashed=dashed)
-                    drawn.add(("heart" if k == 0 else "chest") + (", as found" if dashed else ""))
+                    if not np.isnan(box).any():
+                        drawn.add(("heart" if k == 0 else "chest") + (", as found" if dashed else ""))
     styles = {name: style for name, style in box_styles(True, True, True).items() if name in drawn}
     if styles:
         image_legend(figure, styles)
