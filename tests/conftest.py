@@ -1,14 +1,16 @@
 """What several test files share: real data where there is some, small made folders, a small processed folder."""
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import torch
-from helpers import write_processed
+from helpers import ROOT, copy_companion, execute, solve, write_processed
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no screen is needed to draw
 
@@ -67,3 +69,22 @@ def phantom_pixels(tmp_path_factory) -> np.ndarray:
     pixels = film.pixel_array.astype(np.float64)[:, 8:-8]
     pixels -= pixels.min()
     return np.rint(pixels / pixels.max() * 4095).astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def solved_companion(tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function that runs a companion once, with its solutions in place of the answers, and gives its folder.
+
+    Two tests look at each: one at the exercises, one at what the notebook prints and writes.
+    """
+
+    @functools.cache
+    def run(name: str) -> Path:
+        folder = copy_companion(tmp_path_factory.mktemp("companion") / "copy")
+        shutil.copytree(ROOT / "weights", folder / "weights")
+        solve(folder / name)
+        done = execute(folder, [name])
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    return run

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,30 @@ def output_of(path: Path) -> str:
     """All the text that a notebook printed."""
     outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])]
     return "\n".join(out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in outputs)
+
+
+def exercises_of(notebook) -> dict[str, list]:
+    """Return the cells of each exercise, in their order."""
+    found: dict[str, list] = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if re.fullmatch(r"exercise-\d", tag):
+                found.setdefault(tag, []).append(cell)
+    return found
+
+
+def solution_code(cell) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", cell.source, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 1, cell.source
+    return blocks[0].rstrip()
+
+
+def solve(path: Path) -> None:
+    """Put each solution in place of its answer."""
+    notebook = nbformat.read(path, 4)
+    for _, answer, _, solution in exercises_of(notebook).values():
+        answer.source = solution_code(solution)
+    nbformat.write(notebook, path)
 
 
 def draw_disc(size: int, centre: tuple[float, float], half: tuple[float, float]) -> np.ndarray:

@@ -10,37 +10,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute
+from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute, exercises_of, solution_code, solve
 
 ROLES = {"question": "markdown", "answer": "code", "check": "code", "solution": "markdown"}
 
 
-def exercises_of(notebook) -> dict[str, list]:
-    """Return the cells of each exercise, in their order."""
-    found: dict[str, list] = {}
-    for cell in notebook.cells:
-        for tag in cell.metadata.get("tags", []):
-            if re.fullmatch(r"exercise-\d", tag):
-                found.setdefault(tag, []).append(cell)
-    return found
-
-
-def solution_code(cell) -> str:
-    blocks = re.findall(r"^```python\n(.*?)^```", cell.source, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 1, cell.source
-    return blocks[0].rstrip()
-
-
 def said_by(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs).strip()
-
-
-def solve(path: Path) -> None:
-    """Put each solution in place of its answer."""
-    notebook = nbformat.read(path, 4)
-    for _, answer, _, solution in exercises_of(notebook).values():
-        answer.source = solution_code(solution)
-    nbformat.write(notebook, path)
 
 
 def check_that_all_are_right(path: Path) -> None:
@@ -81,11 +57,5 @@ def test_the_solutions_of_the_four_are_right(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMPANIONS if exercises_of(nbformat.read(ROOT / name, 4))])
-def test_the_solutions_of_a_companion_are_right(tmp_path, name):
-    folder = copy_project(tmp_path / "copy", [])
-    shutil.copytree(ROOT / "weights", folder / "weights")
-    shutil.copytree(ROOT / "companions", folder / "companions", ignore=shutil.ignore_patterns("__pycache__"))
-    solve(folder / name)
-    run = execute(folder, [name])
-    assert run.returncode == 0, run.stderr[-3000:]
-    check_that_all_are_right(folder / name)
+def test_the_solutions_of_a_companion_are_right(solved_companion, name):
+    check_that_all_are_right(solved_companion(name) / name)
