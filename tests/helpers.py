@@ -263,9 +263,10 @@ SMALL = Recipe(epochs=3, batch_size=8)
 
 
 def train_small(processed: Path, folder: Path, recipe: Recipe = SMALL, seed: int = 0, **options):
-    train = CardiacDataset(
-        processed, "train", recipe.augment, recipe.targets, recipe.rule, masks=bool(recipe.mask_weight)
-    )
+    has_masks = CardiacDataset.has_masks(processed)
+    rule = recipe.rule if has_masks or recipe.rule != "mask" else "ellipse"
+    masks = has_masks and bool(recipe.mask_weight)
+    train = CardiacDataset(processed, "train", recipe.augment, recipe.targets, rule, masks)
     val = CardiacDataset(processed, "val", targets=recipe.targets)
     torch.manual_seed(seed)
     model = make_model(recipe, train)
