@@ -45,7 +45,7 @@ HANGS = 600  # s; no notebook takes a fourth of it in fast mode, so it only stop
 FAULTS = r"""
 (selectors) => {
   const faults = [];
-  const name = (node) => node.className.toString().slice(0, 60) + ": " + node.textContent.trim().slice(0, 60);
+  const name = (node) => node.innerText.trim().replaceAll("\n", " ").slice(0, 100);
   for (const node of document.querySelectorAll(selectors)) {
     if (node.scrollWidth > node.clientWidth + 1) {
       faults.push(`${node.scrollWidth} px in ${node.clientWidth} px: ${name(node)}`);
@@ -194,7 +194,8 @@ def check_page(page, name: str, suffix: str = "") -> None:
     assert prompts, "no code cells"
     assert all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in prompts), prompts
     assert not len(missing), f"code cells without their picture, from 0: {missing}"
-    assert not any(faults.values()), "\n".join(f"{width} px: {one}" for width in WIDTHS for one in faults[width])
+    found = [f"at {width} px: {fault}" for width, those in faults.items() for fault in those]
+    assert not found, "\n".join(found)
 
 
 def pictures_of(name: str) -> list[int]:
