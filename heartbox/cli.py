@@ -1,7 +1,6 @@
-"""Find the heart in X-ray files from the command line: python -m heartbox FILE_OR_FOLDER... --csv out.csv.
+"""Find the heart in X-ray files: heartbox FILE_OR_FOLDER... --csv out.csv.
 
-Knows the detector and the report; an unreadable file gets its error in its own row, and the others go on. A run that
-is stopped leaves its rows beside the csv that is to be, and the same command goes on from there.
+Knows the options and what is printed. Whatever needs time to load is imported after the options have been read.
 """
 
 from __future__ import annotations
@@ -9,67 +8,165 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
+from heartbox import __version__
 
-matplotlib.use("Agg")  # before pyplot: a server has no screen
+if TYPE_CHECKING:
+    from heartbox.inference.archive import FilmJob, Journal, Outcome
+    from heartbox.reporting.outputs import Outputs, WeightsCheck
 
-import matplotlib.pyplot as plt  # noqa: E402
-import pandas as pd  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from heartbox.inference.archive import Journal, without_own_outputs
-from heartbox.inference.detector import HeartDetector  # noqa: E402
-from heartbox.models.weights import RELEASED_NAME, released_weights  # noqa: E402
-from heartbox.reporting.detection_plots import draw_detection  # noqa: E402
-from heartbox.reporting.dicom_sr import write_measurement_report, write_secondary_capture  # noqa: E402
-from heartbox.reporting.export import TABLE_COLUMNS, table_row, write_report  # noqa: E402
-from heartbox.reporting.plots import save_figure  # noqa: E402
-from heartbox.utils.atomic import complete_or_absent  # noqa: E402
-from heartbox.xray.discovery import XRaySource, find_xrays  # noqa: E402
-from heartbox.xray.errors import XRayError  # noqa: E402
-
-# Of the pictures and reports written here; most file systems take 255 bytes, and a letter may need four.
-LONGEST_STEM = 50
-# Asked for in this order where --weights is not given.
-WEIGHTS = (Path("weights") / RELEASED_NAME, released_weights(), Path("artifacts/model/model.pt"))
+FOLDERS = {"overlay": "overlays", "report": "reports", "sr": "dicom_sr", "sc": "dicom_sc"}  # kind of output -> option
 
 
-def answer(detector: HeartDetector, source: XRaySource, wanted: dict[str, Path]) -> dict:
-    """Return one image's row, and write what is wanted of its answer: ``overlay``, ``report``, ``sr``, ``sc``."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    0; 1 if no image got an answer, or with ``--strict`` if one got none or a DICOM report is missing; 2 if there is
+    nothing to work on or nowhere to write; 130 if it was interrupted.
+    """
+    options = _parser().parse_args(arguments)
     try:
-        with source.file() as path:
-            found = detector.detect(path)
-            row = table_row(source.name, found)
-            if "overlay" in wanted:
-                save_figure(wanted["overlay"], draw_detection(found))
-            if "report" in wanted:
-                stem = wanted["report"].stem
-                write_report(wanted["report"].parent, source.name, found, detector.explain(found.xray), stem)
-            try:
-                if "sr" in wanted:
-                    write_measurement_report(wanted["sr"], path, found)
-                if "sc" in wanted:
-                    figure = draw_detection(found)
-                    try:
-                        write_secondary_capture(wanted["sc"], path, figure)
-                    finally:
-                        plt.close(figure)
-            except XRayError as error:  # a picture file, say: the answer stands, its report cannot be
-                why = str(error).replace(str(path), source.name)  # a member of an archive lies elsewhere for now
-                row["notes"] = " ".join(filter(None, [row["notes"], f"No DICOM report: {why}"]))
-    except XRayError as error:
-        return table_row(source.name, None, str(error))
-    return row
+        return _run(options)
+    except OSError as error:  # of reading there is a row for each; what is left is writing
+        print(_cannot_be_written(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; with --csv the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="heartbox", description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
+    parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
+    parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
+    parser.add_argument("--csv", type=Path, help="write one row per image to this file; default: print the answers")
+    parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="write each answer there as pictures and JSON")
+    parser.add_argument("--dicom-sr", type=Path, metavar="DIR", help="write a DICOM measurement report of each there")
+    parser.add_argument("--dicom-sc", type=Path, metavar="DIR", help="write each overlay as a DICOM image there")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if even one image or DICOM report failed")
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that share the films, default 1; with 0 a film that crashes ends the run",
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="add the tracebacks of unexpected errors to this file")
+    parser.add_argument("--version", action="version", version=f"heartbox {__version__}")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.csv and options.csv.is_symlink():
+        options.csv = options.csv.resolve()  # the link stays, and its target is written
+    if unusable := _unusable(options):
+        print(unusable, file=sys.stderr)
+        return 2
+    jobs, passed_over = _find_jobs(options)
+    if not jobs:
+        return 2
+    from heartbox.inference.archive import Journal, run_films
+    from heartbox.reporting.outputs import Outputs
+
+    folders = {kind: getattr(options, name) for kind, name in FOLDERS.items() if getattr(options, name)}
+    outputs = Outputs(options.weights, options.sha256, folders)
+    checked = _check_weights(outputs, apart=len(jobs) > 1 and options.workers > 0)
+    if checked.error:
+        print(checked.error, file=sys.stderr)
+        return 2
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(options.csv, checked.digest) if options.csv else None
+    if journal and journal.message:
+        print(journal.message, file=sys.stderr)
+    outcomes = run_films(jobs, outputs, journal, outputs.is_complete, options.workers, options.log)
+    rows = _write_answers(options.csv, outcomes, journal)
+    _print_summary(rows, passed_over)
+    refused = _print_refused(outcomes, [kind for kind in ("sr", "sc") if kind in folders])
+    failed = sum(outcome.problem is not None for outcome in outcomes)
+    return int(failed == len(rows) or (options.strict and failed + refused > 0))
+
+
+def _unusable(options: argparse.Namespace) -> str:
+    """Say why nothing could be written where the options want it, before any work is done; nothing if it could."""
+    from heartbox.reporting.export import TABLE_COLUMNS
+
+    csv = options.csv
+    if csv and csv.is_dir():
+        return f"--csv {csv}: this is a folder; name a file in it"
+    if csv and csv.exists() and not csv.is_file():
+        return f"--csv {csv}: this is a device or a pipe; name a file, or leave --csv out to print the answers"
+    if csv and csv.is_file():
+        with csv.open(encoding="utf-8", errors="replace") as stream:
+            first = stream.readline().strip()
+        if first and not first.startswith(",".join(TABLE_COLUMNS[:3])):
+            return f"--csv {csv}: this file is not a table of this command; name another"
+    for name in FOLDERS.values():
+        folder = getattr(options, name)
+        if folder and folder.exists() and not folder.is_dir():
+            return f"--{name.replace('_', '-')} {folder}: this is a file; name a folder"
+    return ""
+
+
+def _find_jobs(options: argparse.Namespace) -> tuple[list[FilmJob], list[Path]]:
+    """Return the films to answer and the files that were passed over, or say why there are no films."""
+    from heartbox.inference.archive import make_jobs, without_own_outputs
+    from heartbox.xray.discovery import find_xrays
+
+    passed_over: list[Path] = []
+    folders = [getattr(options, name) for name in FOLDERS.values() if getattr(options, name)]
+    jobs = make_jobs(without_own_outputs(find_xrays(options.paths, passed_over), folders, passed_over))
+    if not jobs:
+        named = ", ".join(path.as_posix() for path in options.paths)
+        others = f"; {len(passed_over)} files of other kinds are there" if passed_over else ""
+        print(f"{named}: no X-ray files (DICOM, PNG, JPEG, TIFF){others}", file=sys.stderr)
+    return jobs, passed_over
+
+
+def _check_weights(outputs: Outputs, apart: bool) -> WeightsCheck:
+    """Load the weights where they will be used: in the worker process, or here for a single film."""
+    from heartbox.reporting.outputs import WeightsCheck, check_weights
+    from heartbox.utils.parallel import Failure, parallel_map
+
+    if not apart:
+        return check_weights(outputs)
+    (checked,) = parallel_map(check_weights, [outputs], "weights", processes=1, progress=False, keep_going=True)
+    return (
+        WeightsCheck(error=f"the weights cannot be loaded: {checked.message}")
+        if isinstance(checked, Failure)
+        else checked
+    )
+
+
+def _write_answers(csv: Path | None, outcomes: list[Outcome], journal: Journal | None) -> list[dict]:
+    """Write the table, or print the answers; return the rows."""
+    from heartbox.reporting.export import table_row, write_table
+
+    rows = [outcome.row or table_row(outcome.name, None, outcome.problem.reason) for outcome in outcomes]
+    if csv:
+        write_table(csv, rows)
+        journal.close()
+    else:
+        print("\n\n".join(describe(row) for row in rows))
+    return rows
 
 
 def describe(row: dict) -> str:
-    """Say one row of the table in a few lines, for a screen."""
+    """Return one row of the table in a few lines, for a screen."""
     if row["error"]:
         return f"{row['file']}\n  {row['error']}"
-    place = [row[f"heart_{edge}"] for edge in ("x_min", "x_max", "y_min", "y_max")]
+    edges = [row[f"heart_{edge}"] for edge in ("x_min", "x_max", "y_min", "y_max")]
     heart = "Heart: x {:.0f} to {:.0f}, y {:.0f} to {:.0f} pixels of the original image"
-    lines = [row["file"], "  " + ("No heart was found." if None in place else heart.format(*place))]
+    lines = [row["file"], "  " + ("No heart was found." if None in edges else heart.format(*edges))]
     if row["ctr"] is not None:
         between = "" if row["ctr_low"] is None else f" ({row['ctr_low']:.2f} to {row['ctr_high']:.2f})"
         lines.append(f"  Cardiothoracic ratio: {row['ctr']:.2f}{between}")
@@ -77,105 +174,36 @@ def describe(row: dict) -> str:
     return "\n".join(lines)
 
 
-def _unusable(options: argparse.Namespace) -> str:
-    """Say why nothing could be written where it is wanted, before anything is worked on; nothing if it could."""
-    if options.csv and options.csv.is_dir():
-        return f"--csv {options.csv}: this is a folder; name a file in it"
-    if options.csv and options.csv.is_file():
-        with options.csv.open(encoding="utf-8", errors="replace") as stream:
-            first = stream.readline().strip()
-        if first and first != ",".join(TABLE_COLUMNS):
-            return f"--csv {options.csv}: there is a file that is no table of this command; name another"
-    for name in ("overlays", "reports", "dicom_sr", "dicom_sc"):
-        folder = getattr(options, name)
-        if folder and folder.exists() and not folder.is_dir():
-            return f"--{name.replace('_', '-')} {folder}: this is a file; name a folder"
-    return ""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    0; 1 if not one image got an answer, or with ``--strict`` if one got none; 2 if there is nothing to work on or
-    nowhere to write; 130 if it was interrupted.
-    """
-    try:
-        return _run(arguments)
-    except OSError as error:  # of reading there is a row for each; what is left is writing
-        print(f"{error.filename or 'a file'}: cannot be written ({error.strerror or error})", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; with --csv the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-def _run(arguments: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="heartbox", description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
-    parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
-    parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
-    parser.add_argument("--csv", type=Path, help="write one row an image there; default: print them")
-    parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
-    parser.add_argument("--reports", type=Path, metavar="DIR", help="write each answer there as pictures and JSON")
-    parser.add_argument("--dicom-sr", type=Path, metavar="DIR", help="write a DICOM measurement report of each there")
-    parser.add_argument("--dicom-sc", type=Path, metavar="DIR", help="write each overlay as a DICOM picture there")
-    parser.add_argument("--strict", action="store_true", help="exit code 1 if even one image could not be read")
-    options = parser.parse_args(arguments)
-    weights = options.weights or next((path for path in WEIGHTS if path.is_file()), WEIGHTS[-1])
-    try:
-        detector = HeartDetector.from_weights(weights, options.sha256)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    problem = _unusable(options)
-    if problem:
-        print(problem, file=sys.stderr)
-        return 2
-    passed_over: list[Path] = []
-    folders = [folder for folder in (options.overlays, options.reports, options.dicom_sr, options.dicom_sc) if folder]
-    images = without_own_outputs(find_xrays(options.paths, passed_over), folders, passed_over)
-    if not images:
-        named = ", ".join(path.as_posix() for path in options.paths)
-        others = f"; {len(passed_over)} files of other kinds are there" if passed_over else ""
-        print(f"{named}: no X-ray files (DICOM, PNG, JPEG, TIFF){others}", file=sys.stderr)
-        return 2
-    journal = Journal(options.csv, detector) if options.csv else None
-    rows = []
-    for number, source in enumerate(tqdm(images, unit="film", disable=len(images) < 2), start=1):
-        # Numbered, because two folders may hold files of the same name.
-        name = f"{number:05d}-{Path(source.name).stem[:LONGEST_STEM]}"
-        wanted = {
-            kind: folder / f"{name}{ending}"
-            for kind, folder, ending in (
-                ("overlay", options.overlays, ".png"),
-                ("report", options.reports, ".json"),
-                ("sr", options.dicom_sr, ".dcm"),
-                ("sc", options.dicom_sc, ".dcm"),
-            )
-            if folder
-        }
-        output = name if wanted else ""
-        row = journal.recall(source, output) if journal else None
-        if row is None or not all(path.is_file() for path in wanted.values()):
-            row = answer(detector, source, wanted)
-            if journal:
-                journal.note(source, output, row)
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=TABLE_COLUMNS).astype({"rows": "Int64", "columns": "Int64"})
-    if options.csv:
-        with complete_or_absent(options.csv) as part:
-            table.to_csv(part, index=False, float_format="%.3f", lineterminator="\n")
-        journal.close()
-    else:
-        print("\n\n".join(describe(row) for row in rows))
-    failed, flagged = int(table["error"].notna().sum()), int(table["warnings"].notna().sum())
+def _print_summary(rows: list[dict], passed_over: list[Path]) -> None:
+    failed = sum(row["error"] is not None for row in rows)
+    flagged = sum(row["warnings"] is not None for row in rows)
     print(
-        f"{len(table)} image{'s' * (len(table) != 1)}, {len(table) - failed} answered, {flagged} with warnings, "
+        f"{len(rows)} image{'s' * (len(rows) != 1)}, {len(rows) - failed} answered, {flagged} with warnings, "
         f"{failed} could not be read"
         + (f"; files of other kinds passed over: {len(passed_over)}" if passed_over else ""),
         file=sys.stderr,
     )
-    return int(failed == len(table) or (options.strict and failed > 0))
+
+
+def _print_refused(outcomes: list[Outcome], kinds: list[str]) -> int:
+    """Say how many DICOM files of each kind were written, and why not the others; return how many are missing."""
+    missing = 0
+    for kind in kinds:
+        reasons = [outcome.problem.reason if outcome.problem else outcome.refused.get(kind, "") for outcome in outcomes]
+        reasons = [reason for reason in reasons if reason]
+        missing += len(reasons)
+        what = "reports" if kind == "sr" else "overlays"
+        option = f"--{FOLDERS[kind].replace('_', '-')}"
+        print(f"{option}: {len(outcomes) - len(reasons)} of {len(outcomes)} {what} written", file=sys.stderr)
+        for reason in reasons:
+            print(f"  {' '.join(reason.split())}", file=sys.stderr)
+    return missing
+
+
+def _cannot_be_written(error: OSError) -> str:
+    if error.errno is None:  # an OutputError, which says all there is to say
+        return str(error)
+    return f"{error.filename or 'a file'}: cannot be written ({error.strerror or error})"
 
 
 if __name__ == "__main__":

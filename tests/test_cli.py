@@ -1,4 +1,4 @@
-"""python -m heartbox: a row an image, errors in their rows, nothing half-written."""
+"""The command heartbox: a row an image, errors in their rows, nothing half-written."""
 
 import dataclasses
 import json
@@ -10,10 +10,15 @@ import pandas as pd
 import pytest
 from helpers import film_of
 
-from heartbox.cli import main
+from heartbox import cli
 from heartbox.inference.detector import HeartDetector
 from heartbox.reporting.export import TABLE_COLUMNS
 from heartbox.xray.errors import XRayError
+
+
+def main(arguments: list, workers: int = 0) -> int:
+    """Run the command, in this process unless a test is about the others: starting one takes seconds."""
+    return cli.main([*map(str, arguments), "--workers", str(workers)])
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
         "--overlays",
         str(out / "pictures"),
     ]
-    assert main(arguments) == 0
+    assert main(arguments, workers=1) == 0
     table = pd.read_csv(out / "t.csv")
     assert list(table.columns) == TABLE_COLUMNS
     assert [path.rsplit("/", 1)[-1] for path in table["file"]] == ["a.png", "b.dcm", "a.png"]
@@ -47,7 +52,7 @@ def test_a_folder_with_a_bad_file(weights, films, tmp_path, capsys):
     assert table.loc[0, ["heart_x_min", "heart_y_max", "ctr"]].tolist() == pytest.approx([40, 80, 0.5])
     assert len(list((out / "pictures").glob("*.png"))) == 2
     assert (
-        "3 images, 2 answered, 0 of them with warnings, 1 could not be read; files of other kinds passed over: 1"
+        "3 images, 2 answered, 0 with warnings, 1 could not be read; files of other kinds passed over: 1"
         in capsys.readouterr().err
     )
 
@@ -89,7 +94,7 @@ def test_a_run_that_was_stopped_goes_on(weights, tmp_path, monkeypatch):
     assert main(arguments) == 130
     assert not (tmp_path / "t.csv").exists()
     with (tmp_path / "t.csv.unfinished").open("a") as stream:
-        stream.write('{"key": "half a li')  # what a crash may leave
+        stream.write('0123abcd {"key": "half a li')  # what a crash may leave
     cv2.imwrite(str(tmp_path / "1.png"), rng.integers(0, 255, (130, 130), dtype=np.uint8))  # changed meanwhile
     assert main(arguments) == 0
     assert asked == ["0.png", "1.png", "2.png", "3.png", "1.png", "3.png", "4.png", "5.png"]
@@ -131,7 +136,7 @@ def test_without_a_csv_the_answer_is_printed(weights, films, capsys):
     out = capsys.readouterr().out
     assert "Heart: x 40 to 80, y 32 to 80 pixels of the original image" in out
     assert "Cardiothoracic ratio: 0.50" in out
-    assert "this is no DICOM" in out
+    assert "DICOM, PNG, JPEG or TIFF" in out
 
 
 def test_numbers_look_alike_with_and_without_errors(weights, films, tmp_path):
@@ -172,7 +177,7 @@ def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
     assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
     assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
     assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
-    assert "500 images, 450 answered, 450 of them with warnings, 50 could not be read" in capsys.readouterr().err
+    assert "500 images, 450 answered, 450 with warnings, 50 could not be read" in capsys.readouterr().err
 
 
 def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_path, capsys):
@@ -180,7 +185,7 @@ def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_pat
     (tmp_path / "file").write_text("x")
     for option, place, said in (
         ("--csv", tmp_path, "this is a folder"),
-        ("--csv", tmp_path / "mine.csv", "no table of this command"),
+        ("--csv", tmp_path / "mine.csv", "not a table of this command"),
         ("--overlays", tmp_path / "file", "this is a file; name a folder"),
         ("--dicom-sr", tmp_path / "file", "--dicom-sr"),
     ):
@@ -197,7 +202,8 @@ def test_an_interruption_says_how_to_go_on(weights, films, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HeartDetector, "detect", interrupted)
-    assert main([str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]) == 130
+    arguments = [str(films), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
+    assert main(arguments) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
@@ -239,8 +245,8 @@ def test_going_on_never_leaves_the_picture_of_another_film(weights, tmp_path, mo
         cv2.imwrite(str(folder / place), noise.integers(0, 255, (128, 128), dtype=np.uint8))
     arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
     arguments += ["--overlays", str(tmp_path / "o")]
-    monkeypatch.setattr("heartbox.cli.draw_detection", lambda found: found.xray.path.as_posix())
-    monkeypatch.setattr("heartbox.cli.save_figure", save_words)
+    monkeypatch.setattr("heartbox.reporting.detection_plots.draw_detection", lambda found: found.xray.path.as_posix())
+    monkeypatch.setattr("heartbox.reporting.plots.save_figure", save_words)
     with monkeypatch.context() as patch:
         patch.setattr("heartbox.inference.archive.Journal.close", interrupt)
         assert main(arguments) == 130

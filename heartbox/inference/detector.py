@@ -1,12 +1,15 @@
-"""HeartDetector: weights and an X-ray -> the heart's box, its ratio to the chest, margins and check_quality.
+"""HeartDetector: weights and an X-ray -> the heart's box, its ratio to the chest, margins and quality flags.
 
-Uses xray, boxes, networks and evidence; knows nothing of training, of folders of data or of drawing.
+Knows networks and X-rays; it does not know training, folders of data or drawing.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heartbox.boxes import box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
+from heartbox.boxes import EDGES_PER_BOX, HEART, box_areas, cardiothoracic_ratio, clip_boxes, scale_boxes
 from heartbox.evaluation.conformal import margins
 from heartbox.explain.attribution import EXPLANATIONS
 from heartbox.inference.quality_checks import (
@@ -66,7 +69,7 @@ class HeartDetector:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file has another SHA-256, is not one of ours or does not fit the network it names.
+            If the file has another SHA-256, is not a Heartbox weights file or does not fit the network it names.
         OSError
             If it cannot be fetched.
         """
@@ -84,7 +87,7 @@ class HeartDetector:
         Returns
         -------
         HeartDetection
-            Boxes, ratio, margins, check_quality and collect_notes.
+            Boxes, ratio, margins, quality flags and notes.
 
         Raises
         ------
@@ -94,14 +97,14 @@ class HeartDetector:
         return self.detect_each([source])[0]
 
     def detect_each(self, sources: Sequence[str | Path | XRay | NDArray], batch_size: int = 16) -> list[HeartDetection]:
-        """Find the heart in several X-rays, several at a time; the answers are those of :meth:`detect`.
+        """Find the heart in several X-rays in batches; the answers are those of :meth:`detect`.
 
         Parameters
         ----------
         sources : sequence
-            Each as for :meth:`detect`; of any size, each of its own.
+            Each as for :meth:`detect`, of any size.
         batch_size : int
-            How many go through the network together: a matter of speed and memory.
+            How many go through the network together; this affects only speed and memory.
 
         Returns
         -------
@@ -111,7 +114,8 @@ class HeartDetector:
         Raises
         ------
         XRayError
-            If one of them cannot be read, or it is no list. To go on after a bad file, ask :meth:`detect` for each.
+            If one of them cannot be read, or `sources` is a single X-ray. To go on after a bad file, call
+            :meth:`detect` for each.
         """
         if isinstance(sources, str | Path | XRay | np.ndarray):
             raise XRayError("detect_each takes a list of X-rays; for a single one use detect")
@@ -120,37 +124,51 @@ class HeartDetector:
         for start in range(0, len(sources), batch_size):
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
             x = torch.cat([self.to_tensor(xray) for xray in xrays])
-            coordinates, spread = self._run(x)
-            looks = self._orientations(x, spread)
-            answers += [self._answer(*one) for one in zip(xrays, coordinates, spread, looks, strict=True)]
+            coordinates, std = self._run(x)
+            looks = self._orientations(x, std)
+            answers += [self._answer(*one) for one in zip(xrays, coordinates, std, looks, strict=True)]
         return answers
 
-    def _answer(self, xray: XRay, coordinates: NDArray, spread: NDArray, looks: str) -> HeartDetection:
-        """Turn what the network says, in pixels of its input, into an answer in pixels of the film."""
+    def _answer(self, xray: XRay, coordinates: NDArray, std: NDArray, looks: str) -> HeartDetection:
+        """Turn the network's output, in pixels of its input, into an answer in pixels of the film."""
         shape, size = xray.image.shape, self.config.size
-        boxes = scale_boxes(coordinates.reshape(-1, 4), (size, size), shape)
-        heart = clip_boxes(boxes[0], shape)
-        thorax = clip_boxes(boxes[1], shape) if "thorax" in self.config.targets else None
-        ctr = None if thorax is None else float(cardiothoracic_ratio(heart, thorax))
-        # Edges in the wrong order enclose nothing: there is no heart, and no ratio and no margin of it either.
-        lost = not box_areas(heart) > 0
-        ctr = None if ctr is None or math.isnan(ctr) or lost else ctr
-        interval, ctr_interval, level = None, None, None
-        calibration = self.config.calibration
+        boxes = clip_boxes(scale_boxes(coordinates.reshape(-1, EDGES_PER_BOX), (size, size), shape), shape)
+        heart, thorax = boxes[0], boxes[1] if "thorax" in self.config.targets else None
+        has_heart = box_areas(heart) > 0  # edges in the wrong order enclose nothing, so there is no ratio either
+        ctr = float(cardiothoracic_ratio(heart, thorax)) if has_heart and thorax is not None else math.nan
+        flags = check_training(xray, self.config.layout)
+        interval = ctr_interval = level = None
         # Margins measured on synthetic films say nothing about a real one.
-        untrained = check_training(xray, self.config.layout)
-        if calibration and not untrained and not lost:
-            level = calibration.level
-            margin, reach = margins(calibration, coordinates, spread)
-            around = np.stack([coordinates[:4] - margin[:4], coordinates[:4] + margin[:4]])
-            interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
-            if ctr is not None and reach is not None:
-                ctr_interval = (max(ctr - float(reach), 0.0), ctr + float(reach))
-        certainty = () if untrained else check_certainty(float(spread[:4].mean()), self._usual_spread, looks, size)
-        warnings = (*untrained, *certainty, *check_quality(xray, heart, thorax, interval, ctr_interval))
+        if self.config.calibration and has_heart and not flags:
+            level = self.config.calibration.level
+            interval, ctr_interval = self._intervals(coordinates, std, shape, ctr)
+        if not flags:
+            flags = check_certainty(float(std[HEART].mean()), self._usual_std, looks, size)
+        flags += check_quality(xray, heart, thorax, interval, ctr_interval)
         return HeartDetection(
-            xray, heart, interval, thorax, ctr, ctr_interval, level, warnings, collect_notes(xray, thorax)
+            xray=xray,
+            heart=heart,
+            heart_interval=interval,
+            thorax=thorax,
+            ctr=None if math.isnan(ctr) else ctr,
+            ctr_interval=ctr_interval,
+            level=level,
+            warnings=flags,
+            notes=collect_notes(xray, thorax),
+            weights=self.digest,
         )
+
+    def _intervals(
+        self, coordinates: NDArray, std: NDArray, shape: tuple[int, int], ctr: float
+    ) -> tuple[NDArray, tuple[float, float] | None]:
+        """Return the bounds of the heart's edges, (4, 2) in pixels of the film, and of the ratio where there is one."""
+        size = self.config.size
+        margin, ctr_margin = margins(self.config.calibration, coordinates, std)
+        around = np.stack([coordinates[HEART] - margin[HEART], coordinates[HEART] + margin[HEART]])
+        interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
+        if math.isnan(ctr) or ctr_margin is None:
+            return interval, None
+        return interval, (max(ctr - float(ctr_margin), 0.0), ctr + float(ctr_margin))
 
     def explain(self, source: str | Path | XRay | NDArray, method: str = "integrated gradients") -> NDArray[np.float32]:
         """Return one signed evidence map for each heart edge.
@@ -160,12 +178,12 @@ class HeartDetector:
         source
             As for :meth:`detect`.
         method : {"integrated gradients", "occlusion", "gradients"}
-            ``"integrated gradients"``: fine, and their sum is how far the edge moves from a blurred film to this one;
-            some seconds. ``"occlusion"``: patch by patch blurred away; some seconds more. ``"gradients"``: in no time,
-            at the network's own grid: the exact class-activation map for the classic head; for others HiResCAM, of
-            whose maps only the places can be relied on, not the sign. See :mod:`heartbox.explain.attribution` for
-            the methods, :mod:`heartbox.explain.faithfulness` for their checks and
-            ``benchmarks/results/explanation_faithfulness.md`` for how each method scores.
+            ``"integrated gradients"`` has the finest maps, whose sum is how far the edge moves from a blurred film to
+            this one; it takes some seconds. ``"occlusion"`` blurs patch after patch, and takes longer.
+            ``"gradients"`` is instant, on the network's own grid: the exact class-activation map for the classic
+            head, HiResCAM for others, whose maps show the right places but not the right signs. See
+            :mod:`heartbox.explain.attribution` for the methods, :mod:`heartbox.explain.faithfulness` for their
+            checks and ``benchmarks/results/explanation_faithfulness.md`` for how each method scores.
 
         Returns
         -------
@@ -183,17 +201,24 @@ class HeartDetector:
         if method not in EXPLANATIONS:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(EXPLANATIONS)}")
         xray = as_xray(source)
-        maps = EXPLANATIONS[method](self.model, self.to_tensor(xray))[0, :4].numpy()
+        maps = EXPLANATIONS[method](self.model, self.to_tensor(xray))[0, HEART].numpy()
         rows, columns = xray.image.shape
-        return np.stack([cv2.resize(one, (columns, rows), interpolation=cv2.INTER_LINEAR) for one in maps])
+        return np.stack([cv2.resize(map_, (columns, rows), interpolation=cv2.INTER_LINEAR) for map_ in maps])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the config and the weights, 64 hexadecimal digits: the same answers have the same digest."""
+        config = json.dumps(self.config.to_dict(), sort_keys=True, default=str).encode()
+        state = b"".join(value.numpy().tobytes() for value in self.model.state_dict().values())
+        return hashlib.sha256(config + state).hexdigest()
 
     @property
-    def _usual_spread(self) -> float | None:
+    def _usual_std(self) -> float | None:
         """Mean standard deviation, in pixels, that ordinary films stay below; None where the weights do not say."""
         return self.config.calibration and self.config.calibration.usual_std
 
-    def _orientations(self, x: torch.Tensor, spread: NDArray) -> list[str]:
-        """Tell for each film which way it may lie wrong, by trying on which variant the network is surer.
+    def _orientations(self, x: torch.Tensor, std: NDArray) -> list[str]:
+        """Tell for each film which way it may lie wrong, by finding the variant that the network is surest of.
 
         All films are tried mirrored, because some mirrored ones look possible to the network: a few people have
         their heart on the right. The other variants leave it undecided, so only undecided films are tried.
@@ -203,43 +228,42 @@ class HeartDetector:
         list of str
             One of :data:`heartbox.inference.quality_checks.LOOKS` for each film, or "".
         """
-        if self._usual_spread is None:
+        if self._usual_std is None:
             return [""] * len(x)
-        asis = spread[:, :4].mean(axis=1)
-        # 1 - image, for images that are normalised.
-        inverted = (1 - 2 * self.config.mean) / self.config.std - x
-        variants = {
-            "looks-mirrored": x.flip(3),
-            "looks-turned-right": x.rot90(1, (2, 3)),
-            "looks-turned-left": x.rot90(-1, (2, 3)),
-            "looks-turned-180": x.flip(2, 3),
-            "looks-upside-down": x.flip(2),
-            "looks-inverted": inverted,
+        asis = std[:, HEART].mean(axis=1)
+        negative = (1 - 2 * self.config.mean) / self.config.std  # 1 - image, for images that are normalised
+        variants: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "looks-mirrored": lambda films: films.flip(3),
+            "looks-turned-right": lambda films: films.rot90(1, (2, 3)),
+            "looks-turned-left": lambda films: films.rot90(-1, (2, 3)),
+            "looks-turned-180": lambda films: films.flip(2, 3),
+            "looks-upside-down": lambda films: films.flip(2),
+            "looks-inverted": lambda films: negative - films,
         }
-        codes, sure = list(variants), np.full((len(variants), len(x)), np.inf)
+        codes, variant_std = list(variants), np.full((len(variants), len(x)), np.inf)
         for k, variant in enumerate(variants.values()):
-            tried = np.ones(len(x), bool) if k == 0 else asis > self._usual_spread
+            tried = np.ones(len(x), bool) if k == 0 else asis > self._usual_std
             if tried.any():
-                sure[k, tried] = self._run(variant[torch.from_numpy(tried)])[1][:, :4].mean(axis=1)
-        best = sure.argmin(axis=0)
-        return [codes[k] if is_surer(sure[k, i], asis[i]) else "" for i, k in enumerate(best)]
+                variant_std[k, tried] = self._run(variant(x[torch.from_numpy(tried)]))[1][:, HEART].mean(axis=1)
+        best = variant_std.argmin(axis=0)
+        return [codes[k] if is_surer(variant_std[k, i], asis[i]) else "" for i, k in enumerate(best)]
 
     def shown(self, xray: XRay) -> NDArray[np.float32]:
-        """Return the film as the network is shown it, as in training: (size, size) in [0, 1], its contrast evened."""
+        """Return the film as the network sees it, (size, size) in [0, 1], prepared as in training."""
         image = resize_xray(xray.image, self.config.size)
-        if self.config.normalizes_contrast:  # weights of an earlier version saw films as they are
+        if self.config.normalizes_contrast:  # an earlier version was trained without
             image = normalize_contrast(image)
         # Training images were stored as float16: the same rounding here makes the same film the same input.
         return image.astype(np.float16).astype(np.float32)
 
     def to_tensor(self, xray: XRay) -> torch.Tensor:
-        """Turn an X-ray into what the network takes: (1, 1, size, size), z-normalised as in training."""
+        """Turn an X-ray into the network's input, (1, 1, size, size), z-normalised as in training."""
         image = self.shown(xray)
         return torch.from_numpy((image - self.config.mean) / self.config.std).float()[None, None]
 
     @torch.no_grad()
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
-        """Return coordinates and spreads, (N, 4 * targets) each, in pixels of the network's input."""
+        """Return coordinates and standard deviations, (N, 4 * targets) each, in pixels of the network's input."""
         features = self.model.features(x)
         coordinates, std = self.model.coordinates_and_std(features)
         coordinates = coordinates.double().numpy()

@@ -17,7 +17,7 @@ from heartbox.xray.image import XRay
 
 @dataclass(frozen=True)
 class HeartDetection:
-    """What the detector says of one X-ray. All boxes and edges are in pixels of the original image.
+    """The answer for one X-ray. All boxes and edges are in pixels of the original image.
 
     Attributes
     ----------
@@ -26,19 +26,21 @@ class HeartDetection:
     heart : ndarray, shape (4,)
         ``x_min, y_min, x_max, y_max``.
     heart_interval : ndarray, shape (4, 2), or None
-        Lower and upper bound of each edge; None where the weights carry no calibration.
+        Lower and upper bound of each edge; None where the weights have no calibration.
     thorax : ndarray, shape (4,), or None
-        The inner chest's box; None where the weights know no thorax.
+        The inner chest's box; None where the weights were trained without.
     ctr : float or None
         Cardiothoracic ratio: width of the heart over width of the thorax.
     ctr_interval : tuple of float or None
         Its lower and upper bound.
     level : float or None
-        Share of cases in which the bounds held when they were calibrated.
+        Share of films in which the bounds are meant to hold, such as 0.9.
     warnings : tuple of QualityFlag
         Reasons not to trust the answer; empty where there is none.
     notes : tuple of str
         Remarks that cast no doubt on it.
+    weights : str
+        Digest of the weights that gave the answer, see :attr:`heartbox.inference.detector.HeartDetector.digest`.
     """
 
     xray: XRay
@@ -50,6 +52,7 @@ class HeartDetection:
     level: float | None
     warnings: tuple[QualityFlag, ...]
     notes: tuple[str, ...]
+    weights: str = ""
 
     @property
     def warning_codes(self) -> tuple[str, ...]:
@@ -58,12 +61,12 @@ class HeartDetection:
 
     @property
     def has_heart(self) -> bool:
-        """Whether the edges stand in the right order, so that they enclose anything at all."""
+        """Whether the edges are in the right order, so that they enclose something."""
         return bool(box_areas(self.heart) > 0)
 
     @property
     def heart_mm(self) -> tuple[float, float] | None:
-        """Width and height of the heart in millimetres; None where the file has no pixel spacing, or a wrong one."""
+        """Width and height of the heart in millimetres; None without a plausible pixel spacing."""
         if self.xray.pixel_spacing is None or not self.has_heart or not spacing_is_plausible(self.xray, self.thorax):
             return None
         row_mm, column_mm = self.xray.pixel_spacing
@@ -77,26 +80,27 @@ class HeartDetection:
             return None
         row_mm, column_mm = self.xray.pixel_spacing
         half = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2 * [column_mm, row_mm, column_mm, row_mm]
-        return tuple(float(one) for one in half)
+        return tuple(float(margin) for margin in half)
 
     def summary(self) -> str:
-        """Say the answer in a few plain lines."""
-        if not self.has_heart:
-            return "\n".join(["No heart was found.", *(f"Warning: {flag}" for flag in self.warnings)])
+        """Return the answer in a few plain lines."""
+        lines = self._box_lines() if self.has_heart else ["No heart was found."]
+        lines += [f"Warning: {flag}" for flag in self.warnings]
+        return "\n".join(lines + [f"Note: {text}" for text in self.notes])
+
+    def _box_lines(self) -> list[str]:
         x_min, y_min, x_max, y_max = self.heart
         lines = [f"Heart: x {x_min:.0f} to {x_max:.0f}, y {y_min:.0f} to {y_max:.0f} pixels of the original image"]
         if self.heart_interval is not None:
-            margins = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2
+            half = (self.heart_interval[:, 1] - self.heart_interval[:, 0]) / 2
             sides = [name.split()[0] for name in EDGE_NAMES]
-            named = ", ".join(f"{side} ±{margin:.0f}" for side, margin in zip(sides, margins, strict=True))
+            named = ", ".join(f"{side} ±{margin:.0f}" for side, margin in zip(sides, half, strict=True))
             lines.append(f"Margins ({self.level:.0%}): {named} pixels")
             if self.margins_mm is not None:
-                lines.append("which are " + ", ".join(f"±{m:.1f}" for m in self.margins_mm) + " mm")
+                lines.append("In millimetres: " + ", ".join(f"±{margin:.1f}" for margin in self.margins_mm))
         if self.heart_mm is not None:
             lines.append(f"Size: {self.heart_mm[0]:.0f} mm wide, {self.heart_mm[1]:.0f} mm high")
         if self.ctr is not None:
             between = "" if self.ctr_interval is None else " ({:.2f} to {:.2f})".format(*self.ctr_interval)
             lines.append(f"Cardiothoracic ratio: {self.ctr:.2f}{between}")
-        lines += [f"Warning: {flag}" for flag in self.warnings]
-        lines += [f"Note: {text}" for text in self.notes]
-        return "\n".join(lines)
+        return lines

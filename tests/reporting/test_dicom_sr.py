@@ -132,7 +132,10 @@ def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tm
         archive.write(folder / "a.dcm", "inside.dcm")
     arguments = [str(folder), "--weights", str(weights), "--csv", str(tmp_path / "t.csv")]
     plt.close("all")
-    assert main([*arguments, "--dicom-sr", str(tmp_path / "sr"), "--dicom-sc", str(tmp_path / "sc")]) == 0
+    assert (
+        main([*arguments, "--workers", "0", "--dicom-sr", str(tmp_path / "sr"), "--dicom-sc", str(tmp_path / "sc")])
+        == 0
+    )
     notes = pd.read_csv(tmp_path / "t.csv")["notes"].fillna("")
     assert notes.str.contains("No DICOM report: .*header cannot be copied").tolist() == [True, False, True]
     assert "c.zip/inside.dcm: its header" in notes[2]
