@@ -35,10 +35,13 @@ def read_torch_file(path: Path, way_out: str, device: torch.device | str = "cpu"
         # torch ignores the checksums in its own files: a flipped bit would change a weight unnoticed.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+            # torch writes neither attributes nor compressed records. An attribute can make a record a folder, which
+            # torch reads as zeros.
+            odd = [info.filename for info in archive.infolist() if info.external_attr or info.compress_type]
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path}: not a file that torch wrote, or a damaged one ({error}). {way_out}") from error
-    if damaged:
-        raise ValueError(f"{path}: damaged ({damaged} does not match its checksum). {way_out}")
+    if damaged or odd:
+        raise ValueError(f"{path}: damaged ({damaged or odd[0]} does not match its checksum or header). {way_out}")
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler fails with

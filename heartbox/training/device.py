@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision.
+"""The device to compute on, and the precision.
 
 Knows torch only.
 """
@@ -9,7 +9,7 @@ import torch
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device of that name, or the best there is: CUDA, then MPS, then the CPU."""
+    """Return the device of that name; without a name the best there is: CUDA, then MPS, then the CPU."""
     if name:
         return torch.device(name)
     if torch.cuda.is_available():
@@ -18,17 +18,17 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def mixed_precision(device: torch.device, training: bool = True) -> torch.autocast:
-    """Return a context in which matrices are multiplied in bfloat16, where that is faster, or in which nothing changes.
+    """Return a context in which matrices are multiplied in bfloat16 where that is faster, and otherwise in float32.
 
-    What comes out of it may be bfloat16, three digits: turn it to float32 before a loss is computed.
+    The result may be bfloat16, which has three digits: convert it to float32 before computing a loss.
 
     Parameters
     ----------
     device : torch.device
-        Where is computed.
+        The device used.
     training : bool
-        Whether a training step is computed. A CPU answers in float32 all the same, so that what is measured after an
-        epoch is what the saved network answers elsewhere.
+        Whether this is a training step. A CPU always answers in float32, so that the figures of an epoch are those of
+        the saved network anywhere.
     """
     if device.type == "cuda":
         faster = torch.cuda.is_bf16_supported()
@@ -38,6 +38,7 @@ def mixed_precision(device: torch.device, training: bool = True) -> torch.autoca
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Tell whether the processor multiplies in bfloat16 itself: where it only pretends to, it is slower."""
-    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in asks if ask)
+    """Tell whether the processor multiplies in bfloat16 in hardware; emulation would be slower than float32."""
+    # torch's own tests; they are private, and one of them is missing in some versions and on some processors.
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(test() for test in tests if test)

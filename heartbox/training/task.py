@@ -1,6 +1,6 @@
-"""What is learnt and for how long: the base class of tasks, and schedules.
+"""What is learnt and for how long: schedules, and the base class of tasks.
 
-The loop that runs a task is :mod:`heartbox.training.loop`.
+Knows torch; nothing of boxes. :mod:`heartbox.training.loop` runs a task.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast is learnt, whatever it is.
+    """How long a network is trained, and how fast.
 
     Attributes
     ----------
     epochs, batch_size, learning_rate, weight_decay
-        The usual; Adam where `weight_decay` is 0, AdamW otherwise.
+        As usual; Adam where `weight_decay` is 0, AdamW otherwise.
     one_cycle : bool
-        Learning rate warmed up and annealed over the whole run (Smith & Topin 2019), or constant.
+        Whether the learning rate is warmed up and annealed over the whole run (Smith & Topin 2019) or constant.
     average : float
-        Keep a running average of the weights with this decay a step, and answer with it (Polyak & Juditsky 1992);
-        0 for the last step's weights.
+        Decay per step of a running average of the weights, which then gives the answers (Polyak & Juditsky 1992);
+        0 for the weights of the last step.
     """
 
     epochs: int = 50
@@ -42,35 +42,37 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ProgressiveSchedule(Schedule):
-    """A schedule whose first epochs learn from shrunken images: coarse things first, and cheaper.
+    """A schedule whose first epochs use smaller images: coarse structure first, and at lower cost.
 
     Compare the progressive resizing of Howard 2018.
 
     Attributes
     ----------
-    small_size, small_share : int, float
-        Train that share of the epochs, the first ones, on images shrunk to `small_size`. 0 for none.
+    small_size : int
+        Side of the smaller images, in pixels; 0 for none.
+    small_share : float
+        Share of the epochs, from the first, that use them.
     """
 
     small_size: int = 0
     small_share: float = 0.0
 
     def shrink(self, x: Tensor, epoch: int) -> Tensor:
-        """Return images (N, C, size, size) as the epoch of that number, from 1, is to see them."""
+        """Return images, (N, C, size, size), at the size of this epoch, which is counted from 1."""
         if 0 < self.small_size < x.shape[-1] and epoch <= self.small_share * self.epochs:
             return F.interpolate(x, size=self.small_size, mode="bilinear", antialias=True)
         return x
 
 
 class Task:
-    """What is learnt: how a batch becomes a loss, and how an epoch is measured. A base class for one's own.
+    """What is learnt: how a batch becomes a loss, and how an epoch is measured. Derive your own task from it.
 
     Attributes
     ----------
     schedule : Schedule
         How long and how fast.
     score : str
-        Which of the figures of :meth:`validate` says how good the network is; the larger, the better.
+        The figure of :meth:`validate` that says how good the network is; larger is better.
     collate : callable or None
         How samples become a batch, see :class:`torch.utils.data.DataLoader`.
     """
@@ -80,17 +82,17 @@ class Task:
     collate: Callable | None = None
 
     def loss(self, model: nn.Module, batch: Sequence, epoch: int, device: torch.device) -> Tensor:
-        """Return the loss of one training batch, as the loader gives it, on `device`; `epoch` counts from 1."""
+        """Return the loss of one training batch from the loader, on `device`; `epoch` is counted from 1."""
         raise NotImplementedError
 
     def validate(self, model: nn.Module, val: Dataset, device: torch.device) -> tuple[Any, dict[str, float]]:
-        """Answer the validation set, without gradients; return the answers and the figures of this epoch."""
+        """Run the network over the validation set, without gradients; return its answers and the epoch's figures."""
         raise NotImplementedError
 
-    def labels(self, side: Dataset) -> NDArray:
-        """Return all labels of a dataset, so that a run on other labels is told from this one."""
+    def labels(self, dataset: Dataset) -> NDArray:
+        """Return all labels of a dataset, which tell a run on other labels from this one."""
         raise NotImplementedError
 
     def settings(self) -> dict:
-        """Return what decides the training, as plain types, so that another training is told from this one."""
+        """Return what decides the training, in plain types, which tells another training from this one."""
         return dataclasses.asdict(self.schedule)
