@@ -275,5 +275,6 @@ def train_small(processed: Path, folder: Path, recipe: Recipe = SMALL, seed: int
     val = CardiacDataset(processed, "val", targets=recipe.targets)
     torch.manual_seed(seed)
     model = make_model(recipe, train)
-    history = fit(model, train, val, BoxTask(recipe), folder, seed, device="cpu", progress=False, **options)
+    options = {"progress": False} | options
+    history = fit(model, train, val, BoxTask(recipe), folder, seed, device="cpu", **options)
     return model, history

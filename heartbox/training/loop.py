@@ -105,6 +105,7 @@ def fit(
         if store and (not history or row[task.score] > max(earlier[task.score] for earlier in history)):
             store.write_best(epoch, learner.answering.state_dict())
         history.append(row)
+        bar.set_postfix({"loss": f"{train_loss:.3f}", task.score: row[task.score]})
         seconds += time.perf_counter() - started
         if on_epoch:
             on_epoch(epoch, answers, pd.DataFrame(history))

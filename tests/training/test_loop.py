@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,12 @@ def test_files_of_a_run(processed, tmp_path):
     best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     assert best["epoch"] == history["val_iou"].idxmax() + 1
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_the_bar_ends_with_the_result(processed, tmp_path, capsys):
+    _, history = train_small(processed, tmp_path, progress=True)
+    shown = re.findall(r"val_iou=([\d.]+)", capsys.readouterr().out)
+    assert float(shown[-1]) == pytest.approx(history["val_iou"].iloc[-1], abs=0.0005)
 
 
 class Killed(Exception):
