@@ -2,12 +2,12 @@
 
     python benchmarks/companion_chestxdet.py DATA [--work FOLDER] [--folds K ...] [--epochs N] [--backbone NAME] ...
 
-DATA is a folder in one of the layouts of companions/chestxdet.py. NIH films bring no test side: five folds by patient,
-each film answered by networks that were trained without its patient, and whose settings and thresholds were chosen on
-a fold of others. ChestX-Det and ChestX-Det10 bring one, so there is one fold.
+DATA is a folder in one of the layouts of companions/chestxdet/layouts.py. NIH films bring no test split: five folds by
+patient, each film answered by networks that were trained without its patient, and whose settings and thresholds were
+chosen on a fold of others. ChestX-Det and ChestX-Det10 bring a test split, so there is one fold.
 
-Everything has its checkpoints under --work: a run that is stopped goes on, a fold that is done is not repeated, and
-the table of the folds there are is written each time, to benchmarks/results/companion_chestxdet.md.
+Everything has its checkpoints under --work: an interrupted run continues, a finished fold is not repeated, and the
+table of all finished folds is written each time, to benchmarks/results/companion_chestxdet.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_auroc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from companions.chestxdet.data import SIDES, AbnormalityDataset, Collection, FindingsDataset, prepare
+from companions.chestxdet.data import SPLITS, AbnormalityDataset, Collection, FindingsDataset, prepare
 from companions.chestxdet.layouts import recognise_layout
-from companions.chestxdet.metrics import average_precision, threshold_at_floor, usual_boxes, wilson
-from companions.chestxdet.model import Detection, DetectionTask, find, make_detector, score_films, train_normal
+from companions.chestxdet.metrics import average_precision, mean_boxes, threshold_at_floor
+from companions.chestxdet.model import (
+    DetectionRecipe,
+    DetectionTask,
+    detect_findings,
+    make_detector,
+    predict_scores,
+    train_small_cnn,
+)
 from companions.chestxdet.tuning import tune
+from companions.pneumonia.metrics import auroc, wilson_interval
+from heartbox.data.splits import TRAIN
 from heartbox.training.loop import fit
 from heartbox.utils.atomic import complete_or_absent
 
@@ -38,22 +46,21 @@ TRIALS, TRIAL_EPOCHS, FINAL_EPOCHS = 6, 3, 10
 
 
 def measure_stage1(films: Collection, work: Path) -> dict:
-    """Tune, train and answer stage 1 on one fold; the threshold is val's."""
-    sides = {side: AbnormalityDataset(films, side, SIZE, augment=side == "train") for side in SIDES}
-    study = tune(sides["train"], sides["val"], work / "study", TRIALS, TRIAL_EPOCHS, FLOOR, SEED, sys.stdout.isatty())
-    settings = study.best_params
-    model, _, _ = train_normal(settings, sides["train"], sides["val"], work / "normal", FINAL_EPOCHS, FLOOR, SEED)
-    chosen = threshold_at_floor(score_films(model, sides["val"]), sides["val"].ill, FLOOR)
-    scores, ill = score_films(model, sides["test"]), sides["test"].ill
+    """Tune, train and answer stage 1 on one fold, with the threshold chosen on the validation films."""
+    train, val, test = (AbnormalityDataset(films, split, SIZE, augment=split == TRAIN) for split in SPLITS)
+    study = tune(train, val, work / "study", TRIALS, TRIAL_EPOCHS, FLOOR, SEED, sys.stdout.isatty())
+    model, _, _ = train_small_cnn(study.best_params, train, val, work / "normal", FINAL_EPOCHS, FLOOR, SEED)
+    chosen = threshold_at_floor(predict_scores(model, val), val.abnormal, FLOOR)
+    scores = predict_scores(model, test)
     return {
-        "auc": float(binary_auroc(torch.from_numpy(scores), torch.from_numpy(ill).long())),
+        "auc": auroc(test.abnormal, scores),
         "called": (scores >= chosen["threshold"]).tolist(),
-        "ill": ill.astype(bool).tolist(),
+        "abnormal": test.abnormal.astype(bool).tolist(),
     }
 
 
-def measure_stage2(films: Collection, recipe: Detection, work: Path) -> dict:
-    """Train and answer stage 2 on one fold, beside the usual boxes."""
+def measure_stage2(films: Collection, recipe: DetectionRecipe, work: Path) -> dict:
+    """Train and answer stage 2 on one fold, beside the mean boxes."""
     train, val, test = (
         FindingsDataset(films, "train", augment=True),
         FindingsDataset(films, "val"),
@@ -63,9 +70,9 @@ def measure_stage2(films: Collection, recipe: Detection, work: Path) -> dict:
     task = DetectionTask(recipe, films.findings)
     history = fit(model, train, val, task, work / "detector", seed=SEED, progress=sys.stdout.isatty())
     return {
-        "answers": find(model, test),
-        "usual": usual_boxes(train, len(test)),
-        "truth": [test.truth(i) for i in range(len(test))],
+        "answers": detect_findings(model, test),
+        "mean_boxes": mean_boxes(train, len(test)),
+        "truth": test.truths(),
         "findings": list(films.findings),
         "started_from": model.started_from,
         "trained_on": len(train),
@@ -73,7 +80,7 @@ def measure_stage2(films: Collection, recipe: Detection, work: Path) -> dict:
     }
 
 
-def measure(data: Path, work: Path, fold: int, recipe: Detection) -> dict:
+def measure(data: Path, work: Path, fold: int, recipe: DetectionRecipe) -> dict:
     """Measure one fold, or load what an earlier run measured with the same settings on the same films."""
     films = prepare(data, work / "films", recipe.size, seed=SEED, fold=fold, progress=sys.stdout.isatty())
     constants = [SEED, FLOOR, SIZE, TRIALS, TRIAL_EPOCHS, FINAL_EPOCHS]
@@ -83,7 +90,7 @@ def measure(data: Path, work: Path, fold: int, recipe: Detection) -> dict:
         found = torch.load(path, weights_only=True)
         if found["settings"] == settings:
             return found
-    print(f"fold {fold}: {films.films['side'].value_counts().to_dict()} films", flush=True)
+    print(f"fold {fold}: {films.films['split'].value_counts().to_dict()} films", flush=True)
     found = {"settings": settings, "layout": films.stats["layout"], "problems": len(films.problems)}
     found["stage1"] = measure_stage1(films, work)
     found["stage2"] = measure_stage2(films, recipe, work)
@@ -92,40 +99,43 @@ def measure(data: Path, work: Path, fold: int, recipe: Detection) -> dict:
     return found
 
 
-def as_markdown(folds: list[dict], wanted: int, recipe: Detection) -> str:
+def as_markdown(folds: list[dict], wanted: int, recipe: DetectionRecipe) -> str:
     """Write the table for a reader."""
     called = np.concatenate([fold["stage1"]["called"] for fold in folds])
-    ill = np.concatenate([fold["stage1"]["ill"] for fold in folds])
+    abnormal = np.concatenate([fold["stage1"]["abnormal"] for fold in folds])
     auc = [fold["stage1"]["auc"] for fold in folds]
-    answers, usual, truth = (
-        [one for fold in folds for one in fold["stage2"][key]] for key in ("answers", "usual", "truth")
+    answers, constant, truth = (
+        [one for fold in folds for one in fold["stage2"][key]] for key in ("answers", "mean_boxes", "truth")
     )
     findings, start = folds[0]["stage2"]["findings"], folds[0]["stage2"]["started_from"] or "nothing"
     measured = {"detector": average_precision(answers, truth, findings)}
-    measured["usual boxes"] = average_precision(usual, truth, findings)
-    split = "five folds by patient, each film answered out of fold" if wanted > 1 else "the dataset's own test side"
+    measured["mean boxes"] = average_precision(constant, truth, findings)
+    split = "five folds by patient, each film answered out of fold" if wanted > 1 else "the dataset's own test split"
     trained = " / ".join(str(fold["stage2"]["trained_on"]) for fold in folds)
+    recall, specificity = _share(called & abnormal, abnormal), _share(~called & ~abnormal, ~abnormal)
     lines = [
         f"{folds[0]['layout']} films, seed {SEED}, {split}; {len(folds)} of {wanted} folds measured. Settings,",
-        "thresholds and nothing else were chosen on a validation side of other patients. "
+        "thresholds and nothing else were chosen on validation films of other patients. "
         f"{folds[0]['problems']} problems in the data.",
         f"Written by `python benchmarks/companion_chestxdet.py DATA --epochs {recipe.epochs}`.",
         "",
-        f"**Stage 1, normal or not**: {len(ill)} films, {int(ill.sum())} ill; small CNN at {SIZE} px, {TRIALS} trials",
-        f"of {TRIAL_EPOCHS} epochs, then {FINAL_EPOCHS} epochs; floor on specificity {FLOOR} on the validation side.",
+        f"**Stage 1, normal or abnormal**: {len(abnormal)} films, {int(abnormal.sum())} abnormal; small CNN at",
+        f"{SIZE} px, {TRIALS} trials of {TRIAL_EPOCHS} epochs, then {FINAL_EPOCHS} epochs; floor on specificity {FLOOR}",
+        "on the validation films.",
         "In brackets Wilson's 95 % interval.",
         "",
         "| | recall | specificity | area under the ROC curve, mean of the folds |",
         "|---|---|---|---|",
-        f"| small CNN | {_share(called & ill, ill)} | {_share(~called & ~ill, ~ill)} | {np.mean(auc):.3f} |",
-        "| everything is ill | 1.00 | 0.00 | 0.500 |",
+        f"| small CNN | {recall} | {specificity} | {np.mean(auc):.3f} |",
+        "| everything is abnormal | 1.00 | 0.00 | 0.500 |",
         "",
         "**Stage 2, which finding and where**:",
-        f"{len(truth)} films that have boxes or surely none, {measured['detector'].boxes.sum()}",
+        f"{len(truth)} films whose boxes are known, {measured['detector'].boxes.sum()}",
         f"boxes; Faster R-CNN, {recipe.backbone}-FPN started from {start}, {recipe.size} px, {recipe.epochs} epochs on",
-        f"{trained} films, last epoch's weights. *Usual*: the mean boxes of the training films, the same everywhere.",
+        f"{trained} films, last epoch's weights. *Mean boxes*: those of the training",
+        "films, the same for every film.",
         "",
-        "| average precision | boxes | detector, IoU 0.3 | detector, IoU 0.5 | usual, IoU 0.3 | usual, IoU 0.5 |",
+        "| average precision | boxes | detector, IoU 0.3 | detector, IoU 0.5 | mean boxes, 0.3 | mean boxes, 0.5 |",
         "|---|---|---|---|---|---|",
     ]
     pairs = [(name, iou) for name in measured for iou in (0.3, 0.5)]
@@ -139,7 +149,7 @@ def as_markdown(folds: list[dict], wanted: int, recipe: Detection) -> str:
 
 
 def _share(right: np.ndarray, of: np.ndarray) -> str:
-    low, high = wilson(int(right.sum()), int(of.sum()))
+    low, high = wilson_interval(int(right.sum()), int(of.sum()))
     return f"{right.sum() / of.sum():.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -151,15 +161,15 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="*", help="only these; the table has all that were measured")
     parser.add_argument("--epochs", type=int, default=10, help="of the detector")
     parser.add_argument("--backbone", default="resnet18", help="resnet18, or resnet50 where there is a GPU")
-    parser.add_argument("--start", default="heart", help="see companions.chestxdet.model.Detection")
+    parser.add_argument("--start", default="heart", help="see companions.chestxdet.model.DetectionRecipe")
     parser.add_argument("--size", type=int, default=224, help="side of the films, pixels")
     parser.add_argument("--out", type=Path, default=RESULTS / "companion_chestxdet.md")
     arguments = parser.parse_args()
-    recipe = Detection(epochs=arguments.epochs, batch_size=2, learning_rate=1.5e-3, backbone=arguments.backbone,
+    recipe = DetectionRecipe(epochs=arguments.epochs, batch_size=2, learning_rate=1.5e-3, backbone=arguments.backbone,
                        start=arguments.start, size=arguments.size)  # fmt: skip
     layout = recognise_layout(arguments.data)
     if layout is None:
-        raise SystemExit(f"{arguments.data}: none of the layouts of companions/chestxdet.py lies here")
+        raise SystemExit(f"{arguments.data}: none of the layouts of companions/chestxdet/layouts.py lies here")
     count = 5 if layout == "NIH" else 1
     done = []
     for fold in range(count):

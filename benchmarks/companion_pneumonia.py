@@ -1,4 +1,4 @@
-"""Measure the pneumonia classifier on real films, beside what can be answered without seeing a lung.
+"""Measure the pneumonia classifier on real films, beside answers that cannot see the lungs.
 
     python benchmarks/companion_pneumonia.py DATA
 
@@ -21,36 +21,34 @@ import torch
 RESULTS = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(RESULTS.parent))
 
-from companions.pneumonia.data import Prepared, prepare  # noqa: E402
+from companions.pneumonia.data import PneumoniaDataset, Prepared, make_datasets, prepare  # noqa: E402
 from companions.pneumonia.layouts import READER_OPACITY  # noqa: E402
 from companions.pneumonia.metrics import (  # noqa: E402
     auroc,
     bootstrap_interval,
     box_coverage,
     brier_skill,
-    call_figures,
     chance_shares,
-    complete_maps,
+    confusion_figures,
     cross_fitted_calls,
     evidence_share,
-    fit_thumbnails,
     group_rates,
+    predict_from_thumbnails,
     probabilities,
     rank_figures,
+    spread_bias,
     thumbnails,
 )
 from companions.pneumonia.model import (  # noqa: E402
     RECIPES,
-    PneumoniaDataset,
     PneumoniaRecipe,
     PneumoniaTask,
     build_classifier,
     class_weight,
     fit_last_layer,
-    make_sides,
     predict_logits,
 )
-from heartbox.data.splits import assign_folds  # noqa: E402
+from heartbox.data.splits import TRAIN, VAL, assign_folds  # noqa: E402
 from heartbox.explain.attribution import class_activation_map  # noqa: E402
 from heartbox.models.weights import released_weights  # noqa: E402
 from heartbox.training.loop import fit  # noqa: E402
@@ -86,7 +84,7 @@ def make_parts(prepared: Prepared, folds: int) -> np.ndarray:
     strata = labels["target"].astype(str)
     if prepared.stats["layout"] == "nih":
         return assign_folds(labels["patient"], strata, folds, SEED)
-    held = prepared.rows("held out")  # one network; two halves only so that each has a threshold from the other
+    held = prepared.rows(VAL)  # one network; two halves only so that each has a threshold from the other
     parts = np.full(len(labels), -1)
     parts[held] = assign_folds(labels["patient"].iloc[held], strata.iloc[held], 2, SEED)
     return parts
@@ -108,12 +106,12 @@ def answer(
             return found
     if not may_train:
         return None
-    learning, asked = make_sides(prepared, recipe.augment, train, val)
+    learning, asked = make_datasets(prepared, recipe.augment, train, val)
     weight = class_weight(learning.targets)
     torch.manual_seed(SEED)
     model = build_classifier(prepared.stats["size"], recipe.start, recipe.pretrained)
     if recipe.start:
-        fit_last_layer(model, make_sides(prepared, "", train, val)[0])
+        fit_last_layer(model, make_datasets(prepared, "", train, val)[0])
     print(f"{out}: {len(learning)} films, {recipe.epochs} epochs", flush=True)
     some = val[np.linspace(0, len(val) - 1, min(WATCHED, len(val))).astype(int)]
     watched = PneumoniaDataset(prepared, some, learning.statistics)
@@ -135,7 +133,7 @@ def all_answers(
 ) -> dict[str, np.ndarray] | None:
     """Return the answers about all films that are in a part, each from a network that did not see its patient."""
     if prepared.stats["layout"] != "nih":
-        return answer(prepared, prepared.rows("train"), np.flatnonzero(parts >= 0), recipe, out / "held-out", may_train)
+        return answer(prepared, prepared.rows(TRAIN), np.flatnonzero(parts >= 0), recipe, out / "held-out", may_train)
     one = []
     for part in np.unique(parts):
         sides = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
@@ -159,7 +157,7 @@ def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
     for part in np.unique(parts[parts >= 0]):
         asked = parts == part
         known = ~asked if prepared.stats["layout"] == "nih" else parts < 0
-        answers["8 x 8 thumbnail"][asked] = fit_thumbnails(small[known], targets[known], small[asked])
+        answers["8 x 8 thumbnail"][asked] = predict_from_thumbnails(small[known], targets[known], small[asked])
         if "view position" in answers:
             views = labels["view"].to_numpy()
             answers["view position"][asked] = group_rates(views[known], targets[known], views[asked])
@@ -171,7 +169,7 @@ def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
 def evidence_lines(prepared: Prepared, answers: dict[str, np.ndarray]) -> list[str]:
     """Say how much of the evidence lies in the boxes, beside chance."""
     rows, logit_of = answers["boxed"], dict(zip(answers["rows"], answers["logits"], strict=True))
-    maps = complete_maps(answers["maps"], np.array([logit_of[row] for row in rows]))
+    maps = spread_bias(answers["maps"], np.array([logit_of[row] for row in rows]))
     cells = maps.shape[-1]
     coverage = np.stack([box_coverage(prepared.boxes_of(row), prepared.stats["size"], cells) for row in rows])
     share = np.array([evidence_share(one, inside) for one, inside in zip(maps, coverage, strict=True)])
@@ -213,7 +211,7 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         f"{len(np.unique(patients))} patients; {how}; {prepared.stats['size']} px; seed {SEED}; one training each and "
         "the last epoch's weights: nothing was chosen on the films that are reported. Intervals: 95 %, bootstrap by "
         f"patient, 1000 rounds. {' '.join(f'*{name.capitalize()}*: {WHAT_IT_IS[name]}.' for name in found)} "
-        "Recipes: `companions/pneumonia/`.",
+        "Recipes: `companions/pneumonia/model.py`.",
         "",
         "| answers from | AUROC | average precision | AUROC less the thumbnail's |",
         "|---|---|---|---|",
@@ -234,13 +232,13 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
                   "an opacity can be seen, stands for what projection and exposure tell."]  # fmt: skip
     others = "folds" if nih else "half"
     lines += ["", f"At the highest threshold with a recall of {RECALL:.0%} on the other {others}:", "",
-              "| answers from | hits | misses | false alarms | quiet | accuracy | precision | recall | specificity |",
+              "| answers from | TP | FN | FP | TN | accuracy | precision | recall | specificity |",
               "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name in [name for name in scores if name.startswith("ResNet18")] + ["8 x 8 thumbnail"]:
         called, _ = cross_fitted_calls(targets, scores[name][asked], parts[asked], RECALL)
-        lines.append(call_row(name, call_figures(targets, called)))
+        lines.append(call_row(name, confusion_figures(targets, called)))
     majority = targets.mean() >= 0.5
-    lines.append(call_row("the more common answer", call_figures(targets, np.full(len(targets), majority))))
+    lines.append(call_row("the more common answer", confusion_figures(targets, np.full(len(targets), majority))))
     lines += reader_lines(labels, scores, asked)
     for name, one in found.items():
         weight = np.broadcast_to(one["weight"], one["rows"].shape)
@@ -254,7 +252,7 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
 
 def call_row(name: str, figures: dict[str, float]) -> str:
     """Write one line of the table of calls."""
-    counts = " | ".join(str(figures[key]) for key in ("hits", "misses", "false_alarms", "quiet"))
+    counts = " | ".join(str(figures[key]) for key in ("TP", "FN", "FP", "TN"))
     shares = " | ".join(f"{figures[key]:.3f}" for key in ("accuracy", "precision", "recall", "specificity"))
     return f"| {name} | {counts} | {shares} |".replace("nan", "-")
 

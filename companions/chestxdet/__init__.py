@@ -1,1 +1,1 @@
-"""Findings in ChestX-Det10: normal or not, then which finding and where."""
+"""Findings in chest films, normal or not, which and where: the modules behind ``ChestX-Det10.ipynb``."""

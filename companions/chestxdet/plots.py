@@ -1,6 +1,6 @@
-"""Pictures of both stages: films with boxes and scores, a confusion matrix, curves.
+"""Pictures of both stages: films with boxes and scores, confusion matrices, curves.
 
-Draws what it is handed: knows no networks and reads no files.
+Draws what it is given; it does not know networks and reads no files.
 """
 
 from __future__ import annotations
@@ -10,13 +10,30 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from companions.chestxdet.metrics import AveragePrecision
-from heartbox.reporting.plots import DARK_OUTLINE, LABEL, PREDICTION, draw_box, show_xray
+from heartbox.reporting.plots import (
+    DARK_OUTLINE,
+    LABEL,
+    PREDICTION,
+    TEXT,
+    TRAINING_COLOUR,
+    VALIDATION_COLOUR,
+    WIDTH,
+    draw_box,
+    image_grid,
+    image_legend,
+    show_xray,
+)
+
+# Ten colours (Okabe & Ito 2008, with grey and brown) and four line styles: each curve differs in both from its like.
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#7f7f7f", "#8c564b", "#bcbd22")
+STYLES = ("-", "--", "-.", ":")
 
 
 def draw_findings(
@@ -26,10 +43,9 @@ def draw_findings(
     answers: Sequence[dict[str, Tensor]] | None = None,
     threshold: float = 0.5,
     titles: Sequence[str] | None = None,
-    columns: int = 4,
-    side: float = 2.7,
+    columns: int = 3,
 ) -> Figure:
-    """Draw films with their boxes; true ones drawn through, found ones dashed, with name and score.
+    """Draw films with their boxes: labels solid, with their names; detections dashed, with name and score.
 
     Parameters
     ----------
@@ -43,43 +59,38 @@ def draw_findings(
         One above each film.
     columns : int
         Films in a row.
-    side : float
-        Inches of each film.
     """
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.2)), layout="compressed")
-    for ax in np.atleast_1d(axes).flat:
-        ax.axis("off")
-    for i, (ax, image) in enumerate(zip(np.atleast_1d(axes).flat, images, strict=False)):
+    figure, axes = image_grid(len(images), columns, titles=titles is not None)
+    side = WIDTH / columns
+    for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
         show_xray(ax, np.asarray(image), titles[i] if titles else "")
         words = []
         for box, label in zip(truths[i]["boxes"].tolist(), truths[i]["labels"].tolist(), strict=True):
-            draw_box(ax, box, LABEL, "label")
+            draw_box(ax, box, LABEL)
             words.append((box, findings[label - 1], LABEL))
         if answers is not None:
-            answer = answers[i]
-            for box, label, score in zip(*(answer[key].tolist() for key in ("boxes", "labels", "scores")), strict=True):
+            columns_of = (answers[i][key].tolist() for key in ("boxes", "labels", "scores"))
+            for box, label, score in zip(*columns_of, strict=True):
                 if score >= threshold:
-                    draw_box(ax, box, PREDICTION, "found", dashed=True)
+                    draw_box(ax, box, PREDICTION, dashed=True)
                     words.append((box, f"{findings[label - 1]} {score:.2f}", PREDICTION))
-        _write(ax, image.shape, words, side)
-    drawn = {}
-    for ax in np.atleast_1d(axes).flat:
-        handles, names = ax.get_legend_handles_labels()
-        drawn |= dict(zip(names, handles, strict=True))
-    if "found" in drawn:
-        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=9)
+        _write_names(ax, image.shape, words, side)
+    styles = {"label": (LABEL, "-")}
+    if answers is not None:
+        styles["detected, with its score"] = (PREDICTION, "--")
+    image_legend(figure, styles)
     return figure
 
 
-def _write(ax, shape: tuple[int, int], words: Sequence[tuple[Sequence[float], str, str]], side: float) -> None:
-    """Write the name of each box at its upper or lower border, where the film and the other names leave room.
+def _write_names(
+    ax: Axes, shape: tuple[int, int], words: Sequence[tuple[Sequence[float], str, str]], side: float
+) -> None:
+    """Write the name of each box at its top or bottom border, where the film and the other names leave room.
 
-    `words` are box, name and colour: labels above their box, what was found below.
+    `words` are box, name and colour: labels above their box, detections below.
     """
     rows, columns = shape
-    size = 7  # points, of which an inch has 72
-    high, letter = 1.3 * size / 72 / side * rows, 0.6 * size / 72 / side * columns
+    high, letter = 1.25 * TEXT / 72 / side * rows, 0.56 * TEXT / 72 / side * columns  # an inch has 72 points
     taken: list[tuple[float, float, float, float]] = []
     for box, text, colour in words:
         wide = len(text) * letter
@@ -87,77 +98,109 @@ def _write(ax, shape: tuple[int, int], words: Sequence[tuple[Sequence[float], st
         wanted = box[1] - high if colour == LABEL else box[3]
         places = [wanted + step * high for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
         places = [min(max(place, 0), rows - high) for place in places]
-        # Where the film is full, names overlap rather than stand far from their box.
+        # In a crowded film names overlap rather than stand far from their box.
         top = next((y for y in places if not any(
             left < x_max and left + wide > x_min and y < y_max - 0.1 and y + high > y_min + 0.1
             for x_min, y_min, x_max, y_max in taken)), places[0])  # fmt: skip
         taken.append((left, top, left + wide, top + high))
-        ax.text(left, top, text, color=colour, fontsize=size, ha="left", va="top",
-                path_effects=DARK_OUTLINE, clip_on=True)  # fmt: skip
+        ax.text(left, top, text, color=colour, ha="left", va="top", path_effects=DARK_OUTLINE, clip_on=True)
 
 
 def draw_confusion(matrices: dict[str, dict[str, float]]) -> Figure:
-    """Draw confusion matrices side by side, each as :func:`companions.chestxdet.metrics.confusion` counts it."""
-    figure, axes = plt.subplots(1, len(matrices), figsize=(3.0 * len(matrices), 3.0), layout="compressed")
+    """Draw confusion matrices side by side, from the counts of ``companions.pneumonia.metrics.confusion_figures``."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(WIDTH, WIDTH / len(matrices) + 0.6), layout="constrained")
     for ax, (name, counts) in zip(np.atleast_1d(axes), matrices.items(), strict=True):
-        table = np.array([[counts["true_normal"], counts["false_alarms"]], [counts["missed"], counts["true_ill"]]])
+        table = np.array([[counts["TN"], counts["FP"]], [counts["FN"], counts["TP"]]])
         ax.imshow(table / np.maximum(table.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.3)
         for (row, column), count in np.ndenumerate(table):
-            ax.text(column, row, str(count), ha="center", va="center", fontsize=14)
-        ax.set(xticks=[0, 1], yticks=[0, 1], xlabel="called", ylabel="is")
-        ax.set_xticklabels(["normal", "ill"])
-        ax.set_yticklabels(["normal", "ill"], rotation=90, va="center")
-        ax.set_title(name, fontsize=9)
+            words = f"{count}\n{(('TN', 'FP'), ('FN', 'TP'))[row][column]}"
+            ax.text(column, row, words, ha="center", va="center", fontsize=TEXT + 2)
+        ax.set(xticks=[0, 1], yticks=[0, 1], xlabel="called", ylabel="label", title=name)
+        ax.set_xticklabels(["normal", "abnormal"])
+        ax.set_yticklabels(["normal", "abnormal"], rotation=90, va="center")
     return figure
 
 
-def draw_tradeoff(scores: ArrayLike, ill: ArrayLike, floor: float, chosen: dict[str, float]) -> Figure:
-    """Draw recall over specificity for every threshold, with the floor and the point chosen."""
-    scores, ill = np.asarray(scores), np.asarray(ill).astype(bool)
+def draw_tradeoff(scores: ArrayLike, abnormal: ArrayLike, floor: float, chosen: dict[str, float]) -> Figure:
+    """Draw recall over specificity for every threshold, with the floor and the threshold chosen."""
+    scores, abnormal = np.asarray(scores), np.asarray(abnormal).astype(bool)
     steps = np.r_[-np.inf, np.unique(scores), np.inf]
-    recall = [(scores[ill] >= step).mean() for step in steps]
-    specificity = [(scores[~ill] < step).mean() for step in steps]
-    figure, ax = plt.subplots(figsize=(4.6, 3.6))
-    ax.step(specificity, recall, where="post", color=PREDICTION)
+    recall = [(scores[abnormal] >= step).mean() for step in steps]
+    specificity = [(scores[~abnormal] < step).mean() for step in steps]
+    figure, ax = plt.subplots(figsize=(0.85 * WIDTH, 4.2), layout="constrained")
+    ax.step(specificity, recall, where="post", color=VALIDATION_COLOUR, linewidth=2, label="all thresholds")
     ax.axvspan(0, floor, color="0.9", label=f"below the floor of {floor:.0%}")
-    ax.plot(0, 1, "x", color="#e63946", markersize=9, label='"everything is ill"', clip_on=False)
-    ax.plot(chosen["specificity"], chosen["recall"], "o", color="#1d3557", label="chosen")
+    ax.plot(0, 1, "X", color="black", markersize=11, label='"everything is abnormal"', clip_on=False)
+    ax.plot(chosen["specificity"], chosen["recall"], "o", color=TRAINING_COLOUR, markersize=11, label="chosen")
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="specificity", ylabel="recall", title="validation films")
-    ax.legend(loc="lower left", fontsize=8)
-    figure.tight_layout()
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
 
-def draw_rise(history: pd.DataFrame, baseline: float) -> Figure:
-    """Draw a detector's loss and the mean average precision of its validation films over the epochs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-    left.plot(history["epoch"], history["train_loss"], color="#4a6fa5", marker=".")
-    left.set(title="training loss", xlabel="epoch", ylim=(0, None))
-    right.plot(history["epoch"], history["val_map50"], color=PREDICTION, marker=".", label="mAP at IoU 0.5")
-    right.plot(history["epoch"], history["val_map"], color="#4a6fa5", marker=".", label="mAP over 0.5 to 0.95")
-    right.axhline(baseline, color="grey", linestyle=":", label="usual boxes, at 0.5")
-    right.set(title="validation films", xlabel="epoch", ylim=(0, None))
-    right.legend(frameon=False, fontsize=8)
+def draw_training(history: pd.DataFrame, baseline: float) -> Figure:
+    """Draw a detector's loss and the mean average precision (mAP) on the validation films over the epochs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
+    left.plot(history["epoch"], history["train_loss"], "--", color=TRAINING_COLOUR, marker=".", label="training")
+    left.set(title="training films", xlabel="epoch", ylabel="sum of the four losses", ylim=(0, None))
+    right.plot(history["epoch"], history["val_map50"], color=VALIDATION_COLOUR, marker="o", label="IoU 0.5")
+    right.plot(history["epoch"], history["val_map"], "--", color="#111111", marker="o", label="IoU 0.5 to 0.95")
+    right.axhline(baseline, color="grey", linestyle=":", linewidth=2, label="mean boxes, IoU 0.5")
+    right.set(title="validation films", xlabel="epoch", ylabel="mAP", ylim=(0, None))
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.tight_layout()
+    handles, names = right.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
 def draw_precision_recall(measured: AveragePrecision, ious: Sequence[float] = (0.3, 0.5)) -> Figure:
-    """Draw the precision-recall curve of each finding, one picture an overlap."""
+    """Draw the precision-recall curve of each finding, one picture for each overlap."""
     recalls = np.linspace(0, 1, measured.precision.shape[1])
-    figure, axes = plt.subplots(1, len(ious), figsize=(5.2 * len(ious), 3.4), sharey=True, layout="compressed")
-    colours = plt.get_cmap("tab10").colors
-    for ax, iou in zip(np.atleast_1d(axes), ious, strict=True):
-        curves, areas = measured.precision[measured.ious.index(iou)], measured.at(iou)
+    figure, axes = plt.subplots(1, len(ious), figsize=(WIDTH, 6.4), sharey=True, squeeze=False, layout="constrained")
+    lines = {}
+    for ax, iou in zip(axes[0], ious, strict=True):
+        curves = measured.precision[measured.ious.index(iou)]
         for k, finding in enumerate(measured.findings):
-            if not np.isnan(areas[k]):
-                words = f"{finding} ({measured.boxes[k]}): {areas[k]:.2f}"
-                style = "-" if k < len(colours) else "--"
-                width = 3.5 - 2.3 * k / len(measured.findings)  # so that none hides another that runs alike
-                ax.plot(recalls, curves[:, k], style, color=colours[k % len(colours)], label=words, linewidth=width)
-        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"found from IoU {iou} on")
-        ax.legend(fontsize=7, title="finding (boxes): AP", title_fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
-    np.atleast_1d(axes)[0].set_ylabel("precision")
+            if not np.isnan(measured.at(iou)[k]):
+                values = " / ".join(f"{measured.at(each)[k]:.2f}" for each in ious)
+                style, colour = STYLES[k % len(STYLES)], COLOURS[k % len(COLOURS)]
+                words = f"{finding}: {values} ({measured.boxes[k]})"
+                lines[words] = ax.plot(recalls, curves[:, k], style, color=colour, linewidth=2)[0]
+        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"found from IoU {iou}", box_aspect=1)
+    axes[0, 0].set_ylabel("precision")
+    title = f"AP at IoU {' / '.join(str(iou) for iou in ious)} (number of boxes)"
+    figure.legend(lines.values(), lines, title=title, loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_study(trials: pd.DataFrame, goal: str) -> Figure:
+    """Draw what each setting of each trial of a study gave, and the order of the trials.
+
+    Parameters
+    ----------
+    trials : DataFrame
+        From Optuna's ``study.trials_dataframe()``: columns ``number``, ``value`` and ``params_...``.
+    goal : str
+        Name of the value.
+    """
+    done = trials.dropna(subset="value")
+    settings = [column for column in done if column.startswith("params_")]
+    panels = ["number", *settings]
+    rows = -(-len(panels) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(WIDTH, 2.5 * rows), sharey=True, squeeze=False, layout="constrained")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    best = done["value"].idxmax()
+    for ax, column in zip(axes.flat, panels, strict=False):
+        values = done[column].astype(float)
+        ax.plot(values, done["value"], "o", color=TRAINING_COLOUR, markersize=7, label="trial")
+        ax.plot(values[best], done["value"][best], "D", color="black", markersize=9, label="best trial")
+        ax.set_xlabel("trial" if column == "number" else column.removeprefix("params_").replace("_", " "))
+        if values.max() > 20 * values.min() > 0:
+            ax.set_xscale("log")
+        if column in ("number", "params_blocks", "params_width"):
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    figure.supylabel(goal)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure

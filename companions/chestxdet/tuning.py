@@ -1,4 +1,7 @@
-"""Tuning stage 1 with Optuna: a study in SQLite that goes on where it was stopped, and its plots."""
+"""Tuning of stage 1 with Optuna: a study in SQLite that continues after an interruption.
+
+Knows the small CNN's settings and Optuna; it does not know films or files of data.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,19 @@ import sys
 import warnings
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch.utils.data import Dataset
 from tqdm import TqdmWarning, tqdm
 
-from companions.chestxdet.model import train_normal
+from companions.chestxdet.model import train_small_cnn
 
 with warnings.catch_warnings():
-    # Optuna asks for bars as Jupyter widgets and warns where there are none; those here are plain.
+    # Optuna asks for progress bars as Jupyter widgets and warns if there are none; those here are plain text.
     warnings.simplefilter("ignore", TqdmWarning)
     import optuna
 
 
 def suggest(trial: optuna.Trial) -> dict:
-    """Draw the settings of one trial: the search space."""
+    """Draw the settings of one trial from the search space."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
@@ -41,25 +40,25 @@ def tune(
 ) -> optuna.Study:  # fmt: skip
     """Search settings of the small CNN for the highest recall under a floor on specificity.
 
-    The aim of a trial is the recall on `val` at the threshold at which its specificity is at least `floor`, as the
-    last epoch has it. Calling everything ill gains nothing here: no threshold of a constant score meets the floor.
-    The study lies in SQLite (``folder/study.db``); a study that was stopped completes its remaining trials only, and
-    ends with the same trials as one that nobody stopped. Another size, floor, seed or data is another study.
+    The objective of a trial is the recall on `val` after the last epoch, at the threshold at which the specificity is
+    at least `floor`. Calling every film abnormal gains nothing: no threshold of a constant score meets the floor. The
+    study lies in SQLite (``folder/study.db``). An interrupted study runs only its remaining trials, and ends with the
+    same trials as an uninterrupted one. Another size, floor, seed or data is another study.
 
     Parameters
     ----------
     train, val : Dataset
         As :class:`companions.chestxdet.data.AbnormalityDataset`.
     folder : path
-        Where the study and the trials' checkpoints go.
+        Gets the study and the trials' checkpoints.
     trials, epochs : int
-        How many trials, and epochs of each.
+        Number of trials, and epochs of each.
     floor : float
-        The least specificity, in (0, 1).
+        The lowest specificity allowed, in (0, 1).
     seed : int
         Decides the suggestions, and each training.
     progress : bool
-        Whether to show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -69,27 +68,29 @@ def tune(
     Raises
     ------
     ValueError
-        If the floor is not between 0 and 1.
+        If the floor does not lie between 0 and 1.
     """
     if not 0 < floor < 1:
-        raise ValueError(f"the floor on specificity must lie between 0 and 1, got {floor}: at 0 everything may be ill")
+        raise ValueError(
+            f"the floor on specificity must lie between 0 and 1, got {floor}: at 0 every film may be called abnormal"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = [epochs, floor, seed, train.images.shape, hashlib.sha256(train.images[:8].tobytes()).hexdigest(),
-             train.ill.tolist(), val.ill.tolist()]  # fmt: skip
+             train.abnormal.tolist(), val.abnormal.tolist()]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{(folder / 'study.db').resolve().as_posix()}"
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was stopped half-way
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # interrupted half-way
 
     def objective(trial: optuna.Trial) -> float:
-        where = folder / f"trials-{name}" / str(_completed(study))
+        checkpoints = folder / f"trials-{name}" / str(_completed(study))
         try:
-            _, _, history = train_normal(suggest(trial), train, val, where, epochs, floor, seed)
+            _, _, history = train_small_cnn(suggest(trial), train, val, checkpoints, epochs, floor, seed)
         except FloatingPointError:
-            # A trial of its own worth: not counted, it would be drawn again, and again, by the same seed.
+            # It counts, with a recall of 0: otherwise the same seed would draw the same settings again for ever.
             return 0.0
         trial.set_user_attr("val_auc", float(history["val_auc"].iloc[-1]))
         return float(history["val_recall"].iloc[-1])
@@ -97,7 +98,7 @@ def tune(
     bar = tqdm(total=trials, initial=min(_completed(study), trials), desc="Trials", unit="trial", file=sys.stdout,
                mininterval=1.0, disable=not progress)  # fmt: skip
     while _completed(study) < trials:
-        # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
+        # A new sampler for each trial, so that a continued study draws what an uninterrupted one would have drawn.
         study.sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + _completed(study), n_startup_trials=5)
         study.optimize(objective, n_trials=1)
         bar.set_postfix({"best recall": f"{study.best_value:.3f}"}, refresh=False)
@@ -108,21 +109,3 @@ def tune(
 
 def _completed(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
-
-
-def draw_study(study: optuna.Study) -> list[Figure]:
-    """Draw a study's history and what each setting gave, by Optuna's own plots."""
-    plots = optuna.visualization.matplotlib
-    # These plots are marked experimental, and set a style for all that is drawn after them: neither is wanted.
-    with warnings.catch_warnings(), plt.rc_context():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        history = plots.plot_optimization_history(study, target_name="recall under the floor")
-        slices = np.atleast_1d(plots.plot_slice(study, target_name="recall under the floor")).flat
-        history.xaxis.set_major_locator(MaxNLocator(integer=True))
-        history.figure.set_size_inches(7, 3)
-        history.set_title("each trial, and the best so far", fontsize=10)
-        slices[0].figure.suptitle("what each setting gave", fontsize=10)
-        for ax in slices:
-            ax.xaxis.set_minor_formatter(NullFormatter())  # on a narrow logarithmic axis they overprint each other
-        slices[0].figure.set_size_inches(14.5, 2.6)
-    return [history.figure, slices[0].figure]

@@ -1,1 +1,1 @@
-"""Pneumonia, yes or no, and what the answer rests on."""
+"""Pneumonia, yes or no, and what the answer rests on: the modules behind ``Pneumonia-Classification.ipynb``."""

@@ -1,7 +1,8 @@
-"""How good is a yes or no, and what does it rest on? Figures with intervals, thresholds, shortcuts, evidence.
+"""Measures of a yes or no, and of the evidence behind it: intervals, thresholds, shortcuts, calibration.
 
-Figures are scikit-learn's; what is here is what keeps them honest: patients resampled whole, thresholds chosen on
-other films than they are reported on, answers of those who never saw a lung beside the network's. Knows numbers only.
+The figures are scikit-learn's. What is added here keeps them honest: the bootstrap draws whole patients, thresholds
+are chosen on other films than those they are reported on, and every answer stands beside the answers of methods that
+cannot see the lungs. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, brier_score_loss
+from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-# ---------------------------------------------------------------- figures without a threshold
+# ---------------------------------------------------------------- measures without a threshold
 
 
 def bootstrap_interval(
@@ -31,31 +32,31 @@ def bootstrap_interval(
     rounds: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of a figure, patients drawn with replacement and each with all their films.
+    """Percentile interval of a figure, from patients drawn with replacement, each with all of their films.
 
-    Films of one patient are alike: drawn one by one they would promise too narrow an interval (Efron & Tibshirani
+    Films of one patient are alike, so that drawing single films would give too narrow an interval (Efron & Tibshirani
     1993 on the bootstrap; Field & Welsh 2007 on drawing clusters).
 
     Parameters
     ----------
     figure : callable
-        Called with resampled `arrays`; a round in which it is not defined (one class only) is left out.
+        Called with resampled `arrays`; a round in which it is undefined (one class only) is not counted.
     patients : sequence, length N
-        Whose each film is.
+        The patient of each film.
     *arrays : ndarray, shape (N, ...)
-        What the figure is of.
+        Arguments of `figure`.
     level : float
-        How much of the distribution lies inside.
+        Share of the distribution inside the interval.
     rounds, seed : int
-        How often is drawn, and how.
+        Number of rounds; seed of the draws.
 
     Returns
     -------
     tuple of float
-        Lower and upper bound; NaN where no round could be counted.
+        Lower and upper bound; NaN if no round can be counted.
     """
-    _, whose = np.unique(np.asarray(patients), return_inverse=True)
-    films = np.split(np.argsort(whose, kind="stable"), np.cumsum(np.bincount(whose))[:-1])
+    _, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    films = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(rounds):
@@ -72,22 +73,30 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def auroc(targets: NDArray, scores: NDArray) -> float:
-    """Area under the ROC curve: how often a film with pneumonia scores above one without; NaN with one class only.
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927): the fewer the trials, the wider; (0, 1) without any."""
+    if trials == 0:
+        return 0.0, 1.0
+    low, high = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
+    return float(low), float(high)
 
-    From the ranks (Mann & Whitney 1947): scikit-learn's ``roc_auc_score`` to the last digit but one, and twenty times
-    faster, which a bootstrap needs.
+
+def auroc(targets: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve: how often a positive film scores above a negative one; NaN with one class only.
+
+    Computed from ranks (Mann & Whitney 1947): equal to scikit-learn's ``roc_auc_score`` up to rounding and twenty
+    times faster, which a bootstrap needs.
     """
-    ill = np.asarray(targets) == 1
-    pairs = int(ill.sum()) * int((~ill).sum())
+    positive = np.asarray(targets) == 1
+    pairs = int(positive.sum()) * int((~positive).sum())
     if not pairs:
         return math.nan
-    below = rankdata(scores)[ill].sum() - ill.sum() * (ill.sum() + 1) / 2
+    below = rankdata(scores)[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
     return float(below / pairs)
 
 
 def average_precision(targets: NDArray, scores: NDArray) -> float:
-    """Mean precision over the recall; NaN with no film with pneumonia."""
+    """Mean precision over the recall; NaN without a positive film."""
     return float(average_precision_score(targets, scores)) if np.any(targets) else math.nan
 
 
@@ -100,28 +109,28 @@ def rank_figures(targets: NDArray, scores: NDArray, patients: Sequence) -> dict[
     return figures
 
 
-# ---------------------------------------------------------------- figures at a threshold
+# ---------------------------------------------------------------- measures at a threshold
 
 
 def threshold_for_recall(targets: NDArray, scores: NDArray, recall: float = 0.9) -> float:
-    """Return the highest threshold at which at least `recall` of the films with pneumonia are called."""
-    ill = np.sort(scores[targets == 1])[::-1]
-    if not len(ill):
-        raise ValueError("no film with pneumonia to choose a threshold on")
-    return float(ill[math.ceil(recall * len(ill)) - 1])
+    """Return the highest threshold at which at least the share `recall` of the positive films is called positive."""
+    positive = np.sort(scores[targets == 1])[::-1]
+    if not len(positive):
+        raise ValueError("a threshold for a recall needs films with pneumonia; there are none")
+    return float(positive[math.ceil(recall * len(positive)) - 1])
 
 
 def cross_fitted_calls(
     targets: NDArray, scores: NDArray, parts: NDArray, recall: float = 0.9
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Call each film by a threshold that was chosen on the other parts.
+    """Call each film by a threshold chosen on the other parts.
 
     Parameters
     ----------
     targets, scores : ndarray, shape (N,)
         Labels and scores.
     parts : ndarray of int, shape (N,)
-        Which part each film is in, at least two, a patient's films all in one
+        Part of each film: at least two parts, with all films of a patient in the same one
         (:func:`heartbox.data.splits.assign_folds`).
     recall : float
         See :func:`threshold_for_recall`.
@@ -129,53 +138,69 @@ def cross_fitted_calls(
     Returns
     -------
     tuple of ndarray
-        Whether each film is called pneumonia, and the threshold of each part.
+        Whether each film is called positive, and the threshold of each part.
     """
     called, thresholds = np.zeros(len(scores), dtype=bool), []
     for part in np.unique(parts):
-        mine = parts == part
-        thresholds.append(threshold_for_recall(targets[~mine], scores[~mine], recall))
-        called[mine] = scores[mine] >= thresholds[-1]
+        inside = parts == part
+        thresholds.append(threshold_for_recall(targets[~inside], scores[~inside], recall))
+        called[inside] = scores[inside] >= thresholds[-1]
     return called, np.array(thresholds)
 
 
-def call_figures(targets: NDArray, called: NDArray) -> dict[str, float]:
-    """Return confusion (``hits, misses, false_alarms, quiet``), accuracy, precision, recall and specificity.
+def confusion_figures(targets: ArrayLike, called: ArrayLike) -> dict[str, float]:
+    """Count a yes or no, and divide: a figure whose denominator is 0 is NaN.
 
-    A figure that would be divided by nothing is NaN.
+    Parameters
+    ----------
+    targets, called : array_like, shape (N,)
+        1 or True for positive: as labelled, and as answered.
+
+    Returns
+    -------
+    dict
+        The counts ``TP, FP, FN, TN``; ``accuracy, precision, recall, specificity, f1``.
     """
-    ill, called = np.asarray(targets) == 1, np.asarray(called, dtype=bool)
-    hits, misses = int((ill & called).sum()), int((ill & ~called).sum())
-    alarms, quiet = int((~ill & called).sum()), int((~ill & ~called).sum())
+    targets, called = np.asarray(targets).astype(bool), np.asarray(called).astype(bool)
+    tn, fp, fn, tp = (int(count) for count in confusion_matrix(targets, called, labels=[False, True]).ravel())
+    return figures_from_counts(tp, fp, fn, tn)
+
+
+def figures_from_counts(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
+    """Return what :func:`confusion_figures` does, from the four counts."""
 
     def share(part: int, whole: int) -> float:
-        return part / whole if whole else math.nan
+        return float(part / whole) if whole else math.nan
 
     return {
-        "hits": hits,
-        "misses": misses,
-        "false_alarms": alarms,
-        "quiet": quiet,
-        "accuracy": share(hits + quiet, len(ill)),
-        "precision": share(hits, hits + alarms),
-        "recall": share(hits, hits + misses),
-        "specificity": share(quiet, quiet + alarms),
+        "TP": int(tp),
+        "FP": int(fp),
+        "FN": int(fn),
+        "TN": int(tn),
+        "accuracy": share(tp + tn, tp + fp + fn + tn),
+        "precision": share(tp, tp + fp),
+        "recall": share(tp, tp + fn),
+        "specificity": share(tn, tn + fp),
+        "f1": share(2 * tp, 2 * tp + fp + fn),
     }
 
 
-def probabilities(logits: NDArray, positive_weight: float) -> NDArray[np.float64]:
-    """Turn logits into probabilities, the class weight taken back.
+# ---------------------------------------------------------------- probabilities
 
-    A weight of w on one class moves the logit that is best by log w (Saerens et al. 2002 on changed priors).
+
+def probabilities(logits: NDArray, positive_weight: float) -> NDArray[np.float64]:
+    """Turn logits into probabilities and undo the class weight.
+
+    A weight of w on the positive class shifts the optimal logit by log w (Saerens et al. 2002 on changed priors).
     """
     return expit(np.asarray(logits, dtype=np.float64) - math.log(positive_weight))
 
 
 def cross_fitted_probabilities(targets: NDArray, scores: NDArray, parts: NDArray) -> NDArray[np.float64]:
-    """Turn scores into probabilities by a slope and an offset that were fitted on the other parts.
+    """Turn scores into probabilities by a slope and an offset fitted on the other parts.
 
-    A network that is too sure of itself has a slope below 1 (Platt 1999, "Probabilistic outputs for support vector
-    machines"; its targets are kept off 0 and 1, so that few films cannot ask for an endless slope).
+    An overconfident network has a slope below 1 (Platt 1999, "Probabilistic outputs for support vector machines"; its
+    targets are kept away from 0 and 1, so that a few films cannot ask for an infinite slope).
 
     Parameters
     ----------
@@ -187,37 +212,37 @@ def cross_fitted_probabilities(targets: NDArray, scores: NDArray, parts: NDArray
     Returns
     -------
     ndarray, shape (N,)
-        Of pneumonia, for each film.
+        Probability of pneumonia for each film.
     """
-    found = np.empty(len(scores))
+    fitted = np.empty(len(scores))
     for part in np.unique(parts):
-        mine = parts == part
-        ill, well = (targets[~mine] == 1).sum(), (targets[~mine] == 0).sum()
-        # A soft target is a film that counts a little for the other answer: each film stands in the fit twice.
-        soft = np.where(targets[~mine] == 1, (ill + 1) / (ill + 2), 1 / (well + 2))
-        column = scores[~mine][:, None]
-        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)).fit(
+        inside = parts == part
+        positives, negatives = (targets[~inside] == 1).sum(), (targets[~inside] == 0).sum()
+        # A soft target counts a little for the other class too: each film stands in the fit twice.
+        soft = np.where(targets[~inside] == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        column = scores[~inside][:, None]
+        platt = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)).fit(
             np.concatenate([column, column]),
             np.repeat([1, 0], len(column)),
             logisticregression__sample_weight=np.concatenate([soft, 1 - soft]),
         )
-        found[mine] = fitted.predict_proba(scores[mine][:, None])[:, 1]
-    return found
+        fitted[inside] = platt.predict_proba(scores[inside][:, None])[:, 1]
+    return fitted
 
 
 def brier_skill(targets: NDArray, probability: NDArray, prevalence: float) -> float:
-    """Return how much of the squared error of always answering `prevalence` is gone: 0 none of it, below 0 worse."""
-    always = brier_score_loss(targets, np.full(len(targets), prevalence))
-    return 1 - brier_score_loss(targets, probability) / always
+    """Return the reduction of the squared error against always answering `prevalence`: 1 all of it, below 0 worse."""
+    constant = brier_score_loss(targets, np.full(len(targets), prevalence))
+    return 1 - brier_score_loss(targets, probability) / constant
 
 
-# ---------------------------------------------------------------- answers without looking at a lung
+# ---------------------------------------------------------------- answers that do not see the lungs
 
 
 def group_rates(groups: Sequence[str], targets: NDArray, asked: Sequence[str]) -> NDArray[np.float64]:
     """Answer each film with the share of pneumonia among the training films of its group, such as its view.
 
-    A group that no training film is in gets the share among all.
+    A group without a training film gets the share among all of them.
     """
     groups = np.asarray(groups)
     rates = {group: targets[groups == group].mean() for group in np.unique(groups)}
@@ -225,30 +250,29 @@ def group_rates(groups: Sequence[str], targets: NDArray, asked: Sequence[str]) -
 
 
 def thumbnails(images: Sequence[NDArray], side: int = 8) -> NDArray[np.float32]:
-    """Shrink films until hardly an opacity can be told from an arm, shape (N, side * side)."""
-    return np.stack(
-        [cv2.resize(np.asarray(one, np.float32), (side, side), interpolation=cv2.INTER_AREA).ravel() for one in images]
-    )
+    """Shrink films until an opacity can hardly be seen; shape (N, side * side)."""
+    small = [cv2.resize(np.asarray(image, np.float32), (side, side), interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack([image.ravel() for image in small])
 
 
-def fit_thumbnails(small: NDArray, targets: NDArray, asked: NDArray) -> NDArray[np.float64]:
-    """Answer films from their thumbnails alone, by logistic regression; shape (N,), log odds.
+def predict_from_thumbnails(small: NDArray, targets: NDArray, asked: NDArray) -> NDArray[np.float64]:
+    """Fit a logistic regression on thumbnails, and answer others by it; log odds, shape (N,).
 
-    What can be told from 64 greys is how a film was taken: distance, view, exposure, how the patient sits in it.
+    What 64 greys can tell is how a film was taken: distance, view, exposure, the patient's position in it.
     """
     return fit_logistic(small, targets).decision_function(asked)
 
 
 def fit_logistic(features: NDArray, targets: NDArray) -> Pipeline:
-    """Fit a logistic regression on standardised features, both answers weighing the same.
+    """Fit a logistic regression on standardised features, with both classes weighted equally.
 
-    Its penalty is chosen by cross-validation among the films it is given (five parts, or as many as there are films
-    of the rarer answer).
+    The penalty is chosen by cross-validation among the films given (five parts, or as many as there are films of the
+    rarer class).
 
     Parameters
     ----------
     features : ndarray, shape (N, F)
-        Of the training films.
+        Features of the training films.
     targets : ndarray, shape (N,)
         Their labels.
 
@@ -269,29 +293,29 @@ def fit_logistic(features: NDArray, targets: NDArray) -> Pipeline:
 
 
 def box_coverage(boxes: NDArray, size: int, cells: int) -> NDArray[np.float64]:
-    """Return how much of each of cells x cells places of a map lies inside boxes, in [0, 1].
+    """Return the share, in [0, 1], of each of cells x cells places of a map that lies inside boxes.
 
     Parameters
     ----------
     boxes : ndarray, shape (n, 4)
-        In pixels of the film; where they overlap they count once.
+        In pixels of the film; places where they overlap count once.
     size : int
-        Side of the film.
+        Side of the film, in pixels.
     cells : int
         Side of the map.
     """
-    fine = 16 * cells  # finer than the pixels, so that a border counts by its part
+    fine = 16 * cells  # finer than the cells, so that a cell on a border counts in part
     inside = np.zeros((fine, fine), dtype=np.float64)
     for x_min, y_min, x_max, y_max in np.rint(np.asarray(boxes, float) * fine / size).astype(int):
         inside[y_min:y_max, x_min:x_max] = 1
     return inside.reshape(cells, 16, cells, 16).mean(axis=(1, 3))
 
 
-def complete_maps(maps: NDArray, logits: NDArray) -> NDArray[np.float64]:
-    """Share what maps lack to their logit, the bias of the last layer, evenly among their places.
+def spread_bias(maps: NDArray, logits: NDArray) -> NDArray[np.float64]:
+    """Add to each map what it lacks to its logit (the bias of the last layer), spread evenly over its places.
 
-    Then a map sums to the logit with nothing left over, and its sign says what a place does to the answer: without
-    the bias, a network that needs +60 to come to a decision seems to find something against it everywhere.
+    A map then sums to the logit, and its sign says what a place does to the answer. Without the bias, a network with
+    a bias of +60 would seem to find evidence against pneumonia everywhere.
 
     Parameters
     ----------
@@ -305,9 +329,9 @@ def complete_maps(maps: NDArray, logits: NDArray) -> NDArray[np.float64]:
 
 
 def evidence_share(evidence: NDArray, coverage: NDArray) -> float:
-    """Return which share of the evidence for pneumonia, the positive part of a map, lies inside the boxes.
+    """Return the share of the evidence for pneumonia (the positive part of a map) that lies inside the boxes.
 
-    The cells of a map are taken as they are: each counts by how much of it is inside. NaN where nothing speaks for it.
+    Each cell counts by how much of it is inside. NaN if nothing speaks for pneumonia.
     """
     positive = np.maximum(np.asarray(evidence, dtype=np.float64), 0)
     total = positive.sum()
@@ -317,7 +341,7 @@ def evidence_share(evidence: NDArray, coverage: NDArray) -> float:
 def chance_shares(
     maps: NDArray, coverages: NDArray, seed: int = 0, rounds: int = 100
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what each film's share would be by chance: its own map shuffled, and the other films' maps.
+    """Return the share that each film would have by chance: with its own map shuffled, and with other films' maps.
 
     Parameters
     ----------
@@ -329,8 +353,8 @@ def chance_shares(
     Returns
     -------
     tuple of ndarray, shape (N,)
-        Mean over shuffled maps, whose expectation is the share of the area, and mean over the maps of all other
-        films: evidence that lies where it usually lies, whatever film is asked about.
+        Mean over shuffled maps, whose expectation is the share of the area; mean over the maps of all other films,
+        which is evidence in its usual place, whatever the film.
     """
     rng = np.random.default_rng(seed)
     shuffled, others = [], []

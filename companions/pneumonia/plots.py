@@ -1,6 +1,6 @@
 """Pictures for the pneumonia notebook: films with boxes and evidence, curves, calibration.
 
-Draws what it is handed: knows no networks and reads no films.
+Draws what it is given; it does not know networks and reads no files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from heartbox.reporting.plots import LABEL, PREDICTION, draw_box, show_xray
+from companions.pneumonia.metrics import wilson_interval
+from heartbox.reporting.plots import (
+    EVIDENCE_MAP,
+    LABEL,
+    TRAINING_COLOUR,
+    VALIDATION_COLOUR,
+    WIDTH,
+    draw_box,
+    image_grid,
+    image_legend,
+    show_xray,
+)
 
-COLOURS = (PREDICTION, "#4a6fa5", "#7a7a7a", "#9b5de5")
+# Colour and line style of each answer: told apart by either alone.
+STYLES = ((VALIDATION_COLOUR, "-"), (TRAINING_COLOUR, "--"), ("#6b6b6b", "-."), ("#111111", ":"))
 
 
 def page_of_films(
@@ -26,10 +37,9 @@ def page_of_films(
     boxes: Sequence[NDArray],
     titles: Sequence[str],
     maps: Sequence[NDArray] | None = None,
-    columns: int = 6,
-    side: float = 2.1,
+    columns: int = 4,
 ) -> Figure:
-    """Draw films with the boxes of their opacities, and over them what speaks for pneumonia and against it.
+    """Draw films with the boxes of their opacities and, over them, the evidence for and against pneumonia.
 
     Parameters
     ----------
@@ -38,59 +48,54 @@ def page_of_films(
     boxes : sequence of ndarray, shape (n, 4)
         In pixels of their film.
     titles : sequence of str
-        One above each.
+        One above each film.
     maps : sequence of ndarray, shape (h, w), optional
-        Signed evidence: red for, blue against, the strongest of all maps in full colour.
+        Signed evidence: green for, purple against; the strongest value of all maps in full colour.
     columns : int
         Films in a row.
-    side : float
-        Inches of each.
 
     Returns
     -------
     Figure
     """
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * side, rows * (side + 0.25)), layout="compressed", squeeze=False
-    )
-    for ax in axes.flat:
-        ax.axis("off")
-    strongest = max((float(np.abs(one).max()) for one in maps), default=1.0) or 1.0 if maps is not None else 1.0
-    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+    figure, axes = image_grid(len(images), columns, titles=True)
+    strongest = max((float(np.abs(evidence).max()) for evidence in maps), default=0.0) if maps is not None else 0.0
+    for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
         show_xray(ax, np.asarray(image, dtype=np.float32), titles[i])
         if maps is not None:
-            # Cells are shown as they are: smoothing would claim to know more than a map of 7 x 7 does.
-            strength = maps[i] / strongest
+            # Cells are shown as they are: smoothing would claim more resolution than a map of 7 x 7 has.
+            strength = maps[i] / (strongest or 1.0)
             extent = (0, image.shape[1], image.shape[0], 0)
-            shown = ax.imshow(strength, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.6 * np.abs(strength), extent=extent)
+            shown = ax.imshow(
+                strength, cmap=EVIDENCE_MAP, vmin=-1, vmax=1, alpha=0.75 * np.sqrt(np.abs(strength)), extent=extent
+            )
         for box in boxes[i]:
             draw_box(ax, box, LABEL)
-    if maps is not None and len(maps):
-        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.6)
+    if maps is not None:
+        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.7)
         bar.set_ticks([-1, 0, 1], labels=["against", "0", "for pneumonia"])
+    if any(len(film_boxes) for film_boxes in boxes):
+        image_legend(figure, {"opacity, as drawn by readers": (LABEL, "-")})
     return figure
 
 
 def draw_history(history: pd.DataFrame) -> Figure:
-    """Draw losses and the held-out AUROC over the epochs, as :func:`heartbox.training.loop.fit` returns them."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
-    left.plot(history["epoch"], history["train_loss"], label="training", color="#4a6fa5")
-    left.plot(history["epoch"], history["val_loss"], label="held out", color=PREDICTION)
-    left.set(title="loss", xlabel="epoch", ylim=(0, None))
-    left.legend(frameon=False)
-    right.plot(history["epoch"], history["val_auroc"], color=PREDICTION)
+    """Draw losses and validation AUROC over the epochs, as :func:`heartbox.training.loop.fit` returns them."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
+    left.plot(history["epoch"], history["train_loss"], "--", marker=".", label="training", color=TRAINING_COLOUR)
+    left.plot(history["epoch"], history["val_loss"], marker=".", label="validation", color=VALIDATION_COLOUR)
+    left.set(title="loss", xlabel="epoch", ylabel="weighted cross-entropy", ylim=(0, None))
+    right.plot(history["epoch"], history["val_auroc"], marker=".", color=VALIDATION_COLOUR, label="validation")
     right.axhline(0.5, color="grey", linestyle=":", label="chance")
-    right.set(title="held-out AUROC", xlabel="epoch", ylim=(0.3, 1))
-    right.legend(frameon=False)
+    right.set(title="ranking", xlabel="epoch", ylabel="AUROC", ylim=(0.3, 1))
     for ax in (left, right):
+        ax.legend()
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.tight_layout()
     return figure
 
 
 def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float, ...] | None = None) -> Figure:
-    """Draw the ROC curve and the precision-recall curve of several answers about the same films.
+    """Draw ROC and precision-recall curves of several answers about the same films.
 
     Parameters
     ----------
@@ -99,44 +104,49 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
     scores : dict
         Scores by name.
     point : tuple of float, optional
-        Recall, specificity and precision that the first of them has at its threshold, to mark.
+        Recall, specificity and precision of the first answer at its threshold, to be marked.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
-    for (name, score), colour in zip(scores.items(), COLOURS, strict=False):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 5.2), layout="constrained")
+    lines = {}
+    for (name, score), (colour, style) in zip(scores.items(), STYLES, strict=False):
         false, true, _ = roc_curve(targets, score)
-        left.plot(false, true, color=colour, label=f"{name}: {roc_auc_score(targets, score):.2f}")
+        words = f"{name}: AUROC {roc_auc_score(targets, score):.2f}, "
+        words += f"average precision {average_precision_score(targets, score):.2f}"
+        lines[words] = left.plot(false, true, style, color=colour, linewidth=2)[0]
         precision, recall, _ = precision_recall_curve(targets, score)
-        average = average_precision_score(targets, score)
-        right.step(recall, precision, where="post", color=colour, label=f"{name}: {average:.2f}")
-    left.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    right.axhline(np.mean(targets), color="grey", linestyle=":")
+        right.step(recall, precision, style, where="post", color=colour, linewidth=2)
+    lines["chance"] = left.plot([0, 1], [0, 1], color="grey", linewidth=1)[0]
+    right.axhline(np.mean(targets), color="grey", linewidth=1)
     if point is not None:
         recall, specificity, precision = point
-        left.plot(1 - specificity, recall, "o", color="black", label="the first at its threshold")
-        right.plot(recall, precision, "o", color="black")
-    left.set(xlabel="false alarms among those without", ylabel="recall", title="ROC, with area", aspect="equal")
-    right.set(xlabel="recall", ylabel="precision", title="precision and recall, with average precision", ylim=(0, 1.03))
-    left.legend(fontsize=8, loc="lower right")
-    right.legend(fontsize=8, loc="lower left")
-    figure.tight_layout()
+        lines["the first at its threshold"] = left.plot(1 - specificity, recall, "o", color="black", markersize=8)[0]
+        right.plot(recall, precision, "o", color="black", markersize=8)
+    left.set(xlabel="false positive rate", ylabel="recall", title="ROC", aspect="equal")
+    right.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03), box_aspect=1)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=1)
     return figure
 
 
 def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 6) -> Figure:
-    """Draw how often films have pneumonia against the probability that was said, in bins of equally many films.
+    """Draw the observed share of pneumonia over the predicted probability, in bins of equally many films.
 
     Bars are 95 % intervals of the share (Wilson 1927): with few films they are wide.
     """
-    figure, axes = plt.subplots(1, len(answers), figsize=(3.4 * len(answers), 3.6), squeeze=False, sharey=True)
-    for ax, (name, probability), colour in zip(axes[0], answers.items(), COLOURS, strict=False):
-        ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    figure, axes = plt.subplots(
+        1, len(answers), figsize=(WIDTH, WIDTH / len(answers) + 0.9), squeeze=False, sharey=True, layout="constrained"
+    )
+    for ax, (name, probability), (colour, _) in zip(axes[0], answers.items(), STYLES, strict=False):
+        ax.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect calibration")
         for chosen in np.array_split(np.argsort(probability, kind="stable"), bins):
-            hits, of = int(np.sum(targets[chosen])), len(chosen)
-            low, high = binomtest(hits, of).proportion_ci(method="wilson")
-            said = probability[chosen].mean()
-            ax.vlines(said, low, high, color=colour, linewidth=1)
-            ax.plot(said, hits / of, "o", color=colour, markersize=5)
-        ax.set(xlabel="said", title=name, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axes[0, 0].set_ylabel("share that has pneumonia")
-    figure.tight_layout()
+            positives, films = int(np.sum(targets[chosen])), len(chosen)
+            low, high = wilson_interval(positives, films)
+            predicted = probability[chosen].mean()
+            ax.vlines(predicted, low, high, color=colour, linewidth=1.5, label="95 % interval")
+            ax.plot(predicted, positives / films, "o", color=colour, markersize=6, label="films of a bin")
+        ax.set(title=name.replace(", ", ",\n"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        ax.set_xticks([0, 0.5, 1])
+    figure.supxlabel("predicted probability")
+    axes[0, 0].set_ylabel("share with pneumonia")
+    handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return figure

@@ -1,7 +1,7 @@
-"""The embedded sample: phantom chest films in RSNA's layout, some with planted opacities, most of them healthy.
+"""The embedded sample: synthetic films in RSNA's layout, most of them healthy, some with planted opacities.
 
-As in a hospital, AP films, which are taken of those who cannot stand, are ill more often. Knows the phantoms and
-RSNA's table; no networks.
+As in a hospital, pneumonia is more frequent in AP films, which are taken of patients who cannot stand. Knows the
+phantoms and RSNA's table; it does not know networks.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from heartbox.phantom.subject import keyed_generator
 from heartbox.utils.atomic import complete_or_absent
 from heartbox.utils.parallel import parallel_map
 
-# How often a film shows pneumonia, by view: so that the view alone says something, as it does in RSNA's films.
-ILL = {"AP": 0.7, "PA": 0.3}
-OPACITY = 101  # key of this module's own stream of random numbers
+# Share of films with pneumonia, by view: the view alone is informative, as it is in RSNA's films.
+PREVALENCE = {"AP": 0.7, "PA": 0.3}
+STREAM = 101  # key of this module's own stream of random numbers
 
 
-class Opacities:
-    """Patches of lung whose air has given way to fluid: what :func:`heartbox.phantom.render` may plant.
+class OpacityPlanter:
+    """Plants patches of lung in which fluid has replaced the air; passed to :func:`heartbox.phantom.render`.
 
     Attributes
     ----------
     boxes : list of ndarray, shape (4,)
-        Where each lies, ``x_min, y_min, x_max, y_max`` as fractions of the film; known once it is rendered.
+        Box of each patch, ``x_min, y_min, x_max, y_max`` as fractions of the film; filled by rendering.
     """
 
     def __init__(self, rng: np.random.Generator):
         self.rng, self.boxes = rng, []
 
     def __call__(self, attenuation: np.ndarray, masks: dict, spacing: float) -> np.ndarray:
-        """Return the attenuation with the opacities in its way, float32 in the masks' shape."""
+        """Return the attenuation with the opacities added, float32 in the shape of the masks."""
         rng, size = self.rng, len(masks["heart"])
         lungs = [mask for name, mask in masks.items() if name != "heart"]
         added = np.zeros((size, size), np.float32)
@@ -52,7 +52,7 @@ class Opacities:
         return attenuation + added
 
     def _patch(self, lung: np.ndarray, spacing: float) -> np.ndarray:
-        """Attenuation of one cloudy ellipsoid, cut off where the lung ends."""
+        """Attenuation of one cloudy ellipsoid, cut off at the border of the lung."""
         rng, size = self.rng, len(lung)
         y, x = np.nonzero(lung)
         low = np.flatnonzero(y > np.quantile(y, 0.3))  # seldom at the very top
@@ -68,20 +68,20 @@ class Opacities:
 
 
 def _write_film(job: tuple[Path, int, int, int]) -> list[dict]:
-    """Write one film and return its rows of RSNA's table: one a box, or one without a box."""
+    """Write one film and return its rows of RSNA's table: one for each box, or one without a box."""
     folder, seed, index, size = job
     subject = sample_subject(seed, index)
-    rng = keyed_generator(seed, OPACITY, index)
-    opacities = Opacities(rng) if rng.random() < ILL[subject.view] else None
-    film = dataset(render(subject, size, opacities))
+    rng = keyed_generator(seed, STREAM, index)
+    planter = OpacityPlanter(rng) if rng.random() < PREVALENCE[subject.view] else None
+    film = dataset(render(subject, size, planter))
     film.SOPInstanceUID = generate_uid(entropy_srcs=["pneumonia", str(seed), str(index), str(size)])
     film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
     with complete_or_absent(folder / RSNA_IMAGES / f"{subject.film_id}.dcm") as part:
         film.save_as(part, enforce_file_format=True)
     name = {"patientId": subject.film_id}
-    if opacities is None:
+    if planter is None:
         return [name | {"Target": 0}]
-    corners = [np.round(box * size, 1) for box in opacities.boxes]
+    corners = [np.round(box * size, 1) for box in planter.boxes]
     return [name | {"x": a, "y": b, "width": c - a, "height": d - b, "Target": 1} for a, b, c, d in corners]
 
 
@@ -93,15 +93,15 @@ def write_sample(
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the embedded sample, unless as many films of it or more are there already.
+    """Write the embedded sample, unless the folder already holds at least as many films of it.
 
     Parameters
     ----------
     folder : path
-        Gets ``stage_2_train_images/*.dcm`` and ``stage_2_train_labels.csv``, in RSNA's form, and a mark that they
+        Gets ``stage_2_train_images/*.dcm`` and ``stage_2_train_labels.csv``, in RSNA's layout, and a mark that they
         are phantoms.
     count, seed : int
-        How many films, and which.
+        Number of films; seed of the patients and opacities.
     size : int
         Rows and columns of a film.
     processes, progress
@@ -123,8 +123,8 @@ def write_sample(
     about = {"films": count, "seed": seed, "size": size, "version": 1}
     mark = folder / SAMPLE_MARK
     if mark.is_file():
-        there = json.loads(mark.read_text(encoding="utf-8"))
-        if there["films"] >= count and there | {"films": count} == about:
+        existing = json.loads(mark.read_text(encoding="utf-8"))
+        if existing["films"] >= count and existing | {"films": count} == about:
             return folder
     mark.unlink(missing_ok=True)
     for stale in (folder / RSNA_IMAGES).glob("phantom-*.dcm"):  # of another sample

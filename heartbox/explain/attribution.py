@@ -40,8 +40,8 @@ def class_activation_map(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         features = model.features(x)
         places = features.shape[2] * features.shape[3]
-        maps = torch.einsum("ec,nchw->nehw", model.regress.weight, features) / places
-    return maps, model.regress.bias.detach()
+        maps = torch.einsum("ec,nchw->nehw", model.last_layer.weight, features) / places
+    return maps, model.last_layer.bias.detach()
 
 
 def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
