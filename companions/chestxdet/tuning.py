@@ -25,12 +25,12 @@ with warnings.catch_warnings():
 def suggest(trial: optuna.Trial) -> dict:
     """Draw the settings of one trial from the search space."""
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
-        "positive_weight": trial.suggest_float("positive_weight", 0.5, 4.0, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+        "positive_weight": trial.suggest_float("positive_weight", 0.5, 2.0, log=True),
         "width": trial.suggest_categorical("width", [8, 16, 24]),
-        "blocks": trial.suggest_int("blocks", 3, 5),
-        "dropout": trial.suggest_float("dropout", 0.0, 0.5),
+        "blocks": trial.suggest_int("blocks", 4, 6),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.4),
     }
 
 
