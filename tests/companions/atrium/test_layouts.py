@@ -1,5 +1,6 @@
 """Files with the left atrium: read in every form, and with every fault."""
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -270,7 +271,8 @@ def test_a_folder_without_volumes_says_what_is_expected(tmp_path):
 
 def test_where_the_data_is(tmp_path, monkeypatch):
     """A wrong path is an error that says what is expected, and never silently the sample."""
-    arguments = recognise_layout, EXPECTED, tmp_path / "data" / "atrium", write_sample
+    make_sample = functools.partial(write_sample, count=2)
+    arguments = recognise_layout, EXPECTED, tmp_path / "data" / "atrium", make_sample
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"nowhere.*imagesTr.*\.npz"):
         find_source(*arguments)

@@ -7,6 +7,7 @@ import torch
 
 from companions.vgg16.metrics import compare
 from companions.vgg16.model import RECIPES, load_splits, train_network
+from heartbox.evaluation.metrics import predict
 from heartbox.models.build import build_model
 from heartbox.models.weights import load_weights, save_weights
 
@@ -34,13 +35,14 @@ def test_hidden_layers_are_for_the_regression_head_and_are_saved(tmp_path):
         assert torch.equal(loaded(x), model(x))
 
 
-def test_the_mended_network_learns_to_look(processed, tmp_path):
-    recipe = dataclasses.replace(RECIPES["mended"], epochs=4, batch_size=4)
+def test_the_mended_network_beats_the_mean_box(processed, tmp_path):
+    """Beat it clearly: with three seeds the skill was 0.46, 0.72 and 0.74."""
+    recipe = dataclasses.replace(RECIPES["mended"], epochs=6, batch_size=4)
     model, history = train_network(recipe, processed, tmp_path, progress=False, checkpoints=False, device="cpu")
-    assert history["val_iou"].iloc[-1] > history["val_iou"].iloc[0]
+    assert len(history) == 6
     assert not (tmp_path / "checkpoints").exists()
     assert (tmp_path / "history.csv").is_file()
     train, val = load_splits(processed, recipe)
-    with torch.no_grad():
-        answers = torch.cat([model(val[i][0][None]) for i in range(len(val))]).numpy()
-    assert compare({"mended": answers}, train, val).loc["mended", "variation"] > 0.2
+    measured = compare({"mended": predict(model, val)[0]}, train, val).loc["mended"]
+    assert measured["skill"] > 0.1
+    assert measured["variation"] > 0.2
