@@ -90,7 +90,7 @@ def _write_names(
     `words` are box, name and colour: labels above their box, detections below.
     """
     rows, columns = shape
-    high, letter = 1.25 * TEXT / 72 / side * rows, 0.56 * TEXT / 72 / side * columns  # an inch has 72 points
+    high, letter = 1.25 * TEXT / 72 / side * rows, 0.63 * TEXT / 72 / side * columns  # an inch has 72 points
     taken: list[tuple[float, float, float, float]] = []
     for box, text, colour in words:
         wide = len(text) * letter
@@ -111,7 +111,7 @@ def draw_confusion(matrices: dict[str, dict[str, float]]) -> Figure:
     figure, axes = plt.subplots(1, len(matrices), figsize=(WIDTH, WIDTH / len(matrices) + 0.6), layout="constrained")
     for ax, (name, counts) in zip(np.atleast_1d(axes), matrices.items(), strict=True):
         table = np.array([[counts["TN"], counts["FP"]], [counts["FN"], counts["TP"]]])
-        ax.imshow(table / np.maximum(table.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1.3)
+        ax.imshow(table / np.maximum(table.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=2)
         for (row, column), count in np.ndenumerate(table):
             words = f"{count}\n{(('TN', 'FP'), ('FN', 'TP'))[row][column]}"
             ax.text(column, row, words, ha="center", va="center", fontsize=TEXT + 2)

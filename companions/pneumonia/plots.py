@@ -67,12 +67,13 @@ def page_of_films(
             strength = maps[i] / (strongest or 1.0)
             extent = (0, image.shape[1], image.shape[0], 0)
             shown = ax.imshow(
-                strength, cmap=EVIDENCE_MAP, vmin=-1, vmax=1, alpha=0.75 * np.sqrt(np.abs(strength)), extent=extent
+                strength, cmap=EVIDENCE_MAP, vmin=-1, vmax=1, alpha=0.75 * np.abs(strength), extent=extent
             )
         for box in boxes[i]:
             draw_box(ax, box, LABEL)
     if maps is not None:
-        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, shrink=0.7)
+        figure.set_figheight(figure.get_figheight() + 1.0)  # room for the bar and the legend
+        bar = figure.colorbar(shown, ax=axes, orientation="horizontal", aspect=30, pad=0.02, shrink=0.9)
         bar.set_ticks([-1, 0, 1], labels=["against", "0", "for pneumonia"])
     if any(len(film_boxes) for film_boxes in boxes):
         image_legend(figure, {"opacity, as drawn by readers": (LABEL, "-")})
@@ -128,7 +129,7 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
 
 
 def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 6) -> Figure:
-    """Draw the observed share of pneumonia over the predicted probability, in bins of equally many films.
+    """Draw the observed share of pneumonia over the predicted probability of pneumonia, in bins of equally many films.
 
     Bars are 95 % intervals of the share (Wilson 1927): with few films they are wide.
     """
@@ -145,7 +146,7 @@ def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 
             ax.plot(predicted, positives / films, "o", color=colour, markersize=6, label="films of a bin")
         ax.set(title=name.replace(", ", ",\n"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set_xticks([0, 0.5, 1])
-    figure.supxlabel("predicted probability")
+        ax.set_xlabel("predicted")
     axes[0, 0].set_ylabel("share with pneumonia")
     handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)

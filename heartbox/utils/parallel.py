@@ -26,9 +26,13 @@ Result = TypeVar("Result")
 
 JOBS_PER_PROCESS = 12  # starting a process takes about as long as this many jobs of the kind done here
 AHEAD = 4  # jobs handed out per process: enough to keep it busy, few enough to keep finished results out of memory
-# The processes share the cores already, so OpenCV starts no threads of its own in each. Without the empty variable loky
-# has a process that dies print a page of stack trace, where a Failure already says it.
-WORKERS = {"initializer": cv2.setNumThreads, "initargs": (1,), "env": {"PYTHONFAULTHANDLER": ""}}
+WORKER_ENVIRONMENT = {
+    "PYTHONFAULTHANDLER": "",  # set, a process that dies would print a page of stack trace; a Failure already says it
+    # loky takes a process that grows by 300 MB for a memory leak, restarts it and warns. Importing torch is enough.
+    "LOKY_MAX_MEMORY_LEAK_SIZE": "2e9",
+}
+# The processes share the cores already, so OpenCV starts no threads of its own in each.
+WORKERS = {"initializer": cv2.setNumThreads, "initargs": (1,), "env": WORKER_ENVIRONMENT}
 DIED = "it ended the whole process: an abort in a library, or too little memory"
 IDLE_SECONDS = 20  # an idle process waits this long for the next call before it ends
 
