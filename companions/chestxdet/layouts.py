@@ -101,20 +101,7 @@ def recognise_layout(folder: str | Path) -> str | None:
 
 
 def find_data(default: str | Path, make_sample: Callable[[Path], object]) -> DataSource:
-    """Find the raw films: in the folder that ``CARDIAC_DATA`` names, else in `default`, else make the sample.
-
-    Parameters
-    ----------
-    default : path
-        Where to look without ``CARDIAC_DATA``; the sample goes beside it.
-    make_sample : callable
-        Makes the sample in the folder it is given (:func:`companions.chestxdet.sample.write_sample`).
-
-    Raises
-    ------
-    FileNotFoundError
-        See :func:`heartbox.data.layouts.find_source`.
-    """
+    """Find the raw films, or make the sample; see :func:`companions.pneumonia.layouts.find_data`."""
     return find_source(recognise_layout, EXPECTED, default, make_sample, synthetic=("sample",))
 
 

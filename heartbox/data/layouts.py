@@ -149,16 +149,6 @@ def find_source(
     return found or _sample_source(recognise, default, folder, make_sample, what)
 
 
-def look_for_data(
-    recognise: Callable[[Path], str | None], expected: str, default: Path | None = None
-) -> tuple[Path, str] | None:
-    """Return folder and layout; goes as soon as the companions use :func:`find_source`."""
-    found = _named_source(recognise, expected, ())
-    if found is None and default is not None:
-        found = _default_source(recognise, expected, default, ())
-    return (found.folder, found.layout) if found else None
-
-
 def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> DataSource:
     """Find the raw X-rays of the notebooks, and make the embedded sample of phantoms where there are none.
 
