@@ -12,7 +12,7 @@ import torch
 
 from companions.chestxdet import data
 
-NOTEBOOK = "ChestX-Det10.ipynb"
+NOTEBOOK = "companions/ChestX-Det10.ipynb"
 # Starting another process takes longer than reading a handful of films.
 prepare_quietly = functools.partial(data.prepare, processes=1, progress=False)
 

@@ -12,7 +12,7 @@ from heartbox.phantom import render, sample_subject
 from heartbox.phantom.dicom import dataset
 
 RSNA_HEAD = "patientId,x,y,width,height,Target"
-NOTEBOOK = "Pneumonia-Classification.ipynb"
+NOTEBOOK = "companions/Pneumonia-Classification.ipynb"
 
 
 @functools.cache

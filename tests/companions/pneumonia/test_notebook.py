@@ -1,58 +1,46 @@
-"""The pneumonia notebook, executed as its readers do: on the sample, on real films, on a wrong folder."""
+"""The pneumonia notebook as its users run it: on the sample, on real films, on a wrong folder."""
 
 import json
-import shutil
 
 import nbformat
 import pytest
-from helpers import ROOT, execute, output_of
+from helpers import ROOT, copy_companion, execute, output_of
 from pneumonia_films import NOTEBOOK
 
 
-def copy_project(folder):
-    """Copy the notebook with the folders that belong around it, and no sibling notebook."""
-    folder.mkdir()
-    for name in ("heartbox", "weights"):
-        (folder / name).symlink_to(ROOT / name)
-    shutil.copy(ROOT / "cardiac_dataset.py", folder)
-    shutil.copytree(ROOT / "companions", folder / "companions", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
-    shutil.copy(ROOT / "companions" / NOTEBOOK, folder / "companions")
-    return folder
-
-
-def run_notebook(folder, **variables):
-    """Execute the notebook in fast mode without a network; return the run and all that it printed."""
-    run = execute(folder, [f"companions/{NOTEBOOK}"], **variables)
-    cells = nbformat.read(folder / "companions" / NOTEBOOK, 4).cells
-    assert [out["text"] for cell in cells for out in cell.get("outputs", []) if out.get("name") == "stderr"] == []
-    return run, output_of(folder / "companions" / NOTEBOOK)
-
-
 @pytest.mark.slow
-def test_the_notebook_on_the_sample(tmp_path):
-    folder = copy_project(tmp_path / "project")
-    run, text = run_notebook(folder)
-    assert run.returncode == 0, run.stderr[-3000:]
+def test_the_notebook_on_its_sample(solved_companion):
+    folder = solved_companion(NOTEBOOK)
+    text = output_of(folder / NOTEBOOK)
     assert "synthetic" in text
-    assert str(tmp_path) not in text
+    assert str(folder) not in text
+    cells = nbformat.read(folder / NOTEBOOK, 4).cells
+    assert [o["text"] for c in cells for o in c.get("outputs", []) if o.get("name") == "stderr"] == []
     metrics = json.loads((folder / "artifacts/pneumonia/metrics.json").read_text())
     assert metrics["layout"] == "sample"
     assert 0 <= metrics["network"]["auroc_low"] <= metrics["network"]["auroc"] <= metrics["network"]["auroc_high"] <= 1
     assert {"view position", "8 x 8 thumbnail"} <= set(metrics["shortcuts"])
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Return a copy of the notebook with everything that belongs around it."""
+    copied = copy_companion(tmp_path / "copy")
+    (copied / "weights").symlink_to(ROOT / "weights")
+    return copied
+
+
 @pytest.mark.slow
-def test_the_notebook_on_nih_films(tmp_path, real_data):
-    folder = copy_project(tmp_path / "project")
-    run, text = run_notebook(folder, CARDIAC_DATA=str(real_data / "nih"), CARDIAC_ARTIFACTS=str(tmp_path / "out"))
+def test_the_notebook_on_nih_films(folder, tmp_path, real_data):
+    run = execute(folder, [NOTEBOOK], CARDIAC_DATA=str(real_data / "nih"), CARDIAC_ARTIFACTS=str(tmp_path / "out"))
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "view position is not recorded" in text
+    assert "view position is not recorded" in output_of(folder / NOTEBOOK)
     assert json.loads((tmp_path / "out/pneumonia/metrics.json").read_text())["layout"] == "nih"
     assert not (folder / "data").exists()
 
 
 @pytest.mark.slow
-def test_the_notebook_refuses_a_wrong_folder(tmp_path):
-    run, _ = run_notebook(copy_project(tmp_path / "project"), CARDIAC_DATA=str(tmp_path))
+def test_the_notebook_refuses_a_wrong_folder(folder, tmp_path):
+    run = execute(folder, [NOTEBOOK], CARDIAC_DATA=str(tmp_path))
     assert run.returncode != 0
     assert "holds none of the layouts known here" in run.stderr
