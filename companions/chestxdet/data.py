@@ -28,7 +28,7 @@ from heartbox.data.reading import read_each
 from heartbox.data.splits import TEST, TRAIN, VAL, assign_folds
 from heartbox.data.tables import ItemError, Problem, write_problems
 from heartbox.utils.atomic import complete_or_absent, keep_apart
-from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, shows_nothing
+from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, fault_of_image
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import read_xray
 
@@ -248,7 +248,7 @@ def read_film(film: AnnotatedXRay, size: int, even: bool = True) -> tuple[NDArra
         If a box lies outside the image.
     """
     image = read_xray(film.path)
-    if fault := shows_nothing(image):
+    if fault := fault_of_image(image):
         raise ValueError(f"{fault}. Download it again.")
     boxes = np.reshape(np.array(film.boxes, dtype=np.float64), (-1, 4))
     frame = film.box_shape or image.shape

@@ -32,7 +32,7 @@ from heartbox.data.splits import TRAIN, VAL, split_by_patient
 from heartbox.data.store import write_npy_header
 from heartbox.data.tables import Problem, write_problems
 from heartbox.utils.atomic import complete_or_absent, keep_apart
-from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, shows_nothing
+from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, fault_of_image
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import load_xray
 
@@ -204,7 +204,7 @@ def _is_finished(out: Path, identity: str) -> bool:
 def _read_film(film: PneumoniaXRay, size: int, even: bool) -> tuple[bytes, dict]:
     """Read one film: its resized pixels and its record for the log."""
     xray = load_xray(film.path)
-    if fault := shows_nothing(xray.image):
+    if fault := fault_of_image(xray.image):
         raise ValueError(f"{film.path.name}: {fault}. Download it again.")
     small = resize_xray(xray.image, size)
     small = (normalize_contrast(small) if even else small).astype(np.float16)

@@ -18,7 +18,7 @@ from heartbox.data.splits import TRAIN, UNUSED, VAL, split_by_patient
 from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, write_processed
 from heartbox.data.tables import ItemError, Problem
 from heartbox.utils.atomic import complete_or_absent, keep_apart
-from heartbox.xray.contrast import SMALLEST, has_low_contrast, shows_nothing
+from heartbox.xray.contrast import MIN_SIDE, fault_of_image, has_low_contrast
 from heartbox.xray.image import MAX_PIXELS, resize_xray
 from heartbox.xray.reader import as_xray
 
@@ -60,8 +60,8 @@ def read_npy(path: str | Path) -> np.ndarray:
     shape = array.shape
     if array.ndim == 3 and 1 in (shape[0], shape[2]):
         array = array[0] if shape[0] == 1 else array[..., 0]
-    if array.ndim != 2 or min(array.shape) < SMALLEST or array.size > MAX_PIXELS:
-        reason = f"has the shape {shape}: expected one grey image (rows, columns) of at least {SMALLEST} px a side"
+    if array.ndim != 2 or min(array.shape) < MIN_SIDE or array.size > MAX_PIXELS:
+        reason = f"has the shape {shape}: expected one grey image (rows, columns) of at least {MIN_SIDE} px a side"
         raise ItemError("pixels", reason)
     try:
         return as_xray(np.asarray(array)).image
@@ -87,7 +87,7 @@ def _unreadable(path: Path, error: Exception) -> ItemError:
 
 def _process(image: NpyImage, size: int) -> ProcessedXRay:
     pixels = read_npy(image.path)
-    if fault := shows_nothing(pixels):
+    if fault := fault_of_image(pixels):
         raise ItemError("pixels", f"{fault}; save the X-ray itself")
     frame = image.frame or pixels.shape
     if fault := fault_of_box(image.box, frame):

@@ -4,6 +4,7 @@ from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.discovery import XRaySource, find_xrays
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import XRay, resize_xray
+from heartbox.xray.picture import save_png
 from heartbox.xray.reader import as_xray, is_xray_file, load_xray, read_xray
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "normalize_contrast",
     "read_xray",
     "resize_xray",
+    "save_png",
 ]

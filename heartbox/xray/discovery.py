@@ -5,90 +5,21 @@ Knows names and archives; opens no image.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
+import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pydicom
 
-from heartbox.xray.errors import XRayError
-from heartbox.xray.reader import DICOM_ENDINGS, MAX_FILE_BYTES, PICTURE_ENDINGS, begins_like_xray, is_xray_file
+from heartbox.xray.errors import printable
+from heartbox.xray.picture import is_jsrt
+from heartbox.xray.reader import DICOM_ENDINGS, PICTURE_ENDINGS, begins_like_xray, is_xray_file
+from heartbox.xray.source import XRaySource
 
 MAX_MEMBERS = 100_000
-
-
-@dataclass(frozen=True)
-class XRaySource:
-    """One image that was named, or something named that holds none.
-
-    Attributes
-    ----------
-    name : str
-        What to call it: its path, or ``archive.zip/path/in/it``.
-    path : Path
-        The file, or the archive that it is in.
-    member : str
-        Its name in the archive; empty for a file.
-    error : str
-        Why nothing can be read; empty where reading is worth trying.
-    """
-
-    name: str
-    path: Path
-    member: str = ""
-    error: str = ""
-
-    @contextlib.contextmanager
-    def file(self) -> Iterator[Path]:
-        """Give a path to read from; a member of an archive is unpacked for as long as this lasts.
-
-        Raises
-        ------
-        XRayError
-            If there is an `error`, or the member cannot be unpacked.
-        """
-        if self.error:
-            raise XRayError(f"{self.name}: {self.error}")
-        if not self.member:
-            yield self.path
-            return
-        with tempfile.TemporaryDirectory(prefix="heartbox-") as folder:
-            # A name in an archive may lead anywhere; its last part, without its folders, leads nowhere.
-            unpacked = Path(folder) / f"member{PurePosixPath(self.member).suffix[:10]}"
-            try:
-                with (
-                    zipfile.ZipFile(self.path) as archive,
-                    archive.open(self.member) as stream,
-                    unpacked.open("wb") as target,
-                ):
-                    shutil.copyfileobj(_Limited(stream, self.name), target)
-            except XRayError:
-                raise
-            except Exception as error:  # damaged, encrypted, of an unknown compression: zipfile has one for each
-                raise XRayError(f"{self.name}: cannot be unpacked ({error}). Unpack the archive by hand.") from error
-            try:
-                yield unpacked
-            except XRayError as error:
-                raise XRayError(str(error).replace(str(unpacked), self.name)) from error
-
-
-class _Limited:
-    """A stream that gives no more than a file may hold, whatever the archive says of its size."""
-
-    def __init__(self, stream, name: str):
-        self.stream, self.name, self.left = stream, name, MAX_FILE_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        block = self.stream.read(size)
-        self.left -= len(block)
-        if self.left < 0:
-            raise XRayError(f"{self.name}: more than {MAX_FILE_BYTES // 2**20} MiB when unpacked: no X-ray.")
-        return block
 
 
 def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = None) -> list[XRaySource]:
@@ -115,27 +46,55 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
                 if _is_zip(one):
                     found += _members(one)
                 elif is_xray_file(one):
-                    found.append(XRaySource(one.as_posix(), one))
+                    found.append(_source(one))
                 elif passed_over is not None:
                     passed_over.append(one)
             for error in locked:
-                place = Path(error.filename)
-                found.append(
-                    XRaySource(place.as_posix(), place, error=f"this folder cannot be opened ({error.strerror}).")
-                )
+                found.append(_source(Path(error.filename), f"this folder cannot be opened ({error.strerror})."))
         elif _is_zip(path):
             found += _members(path)
         elif path.name.upper() == "DICOMDIR" and path.is_file():
             found += _listed(path)
         else:
-            found.append(XRaySource(path.as_posix(), path))  # one that is not there gets its error where it is read
+            found.append(_source(path))  # one that is not there gets its error where it is read
     return found
 
 
+def _source(path: Path, error: str = "") -> XRaySource:
+    return XRaySource(printable(path.as_posix()), path, error=error)
+
+
 def _files_below(folder: Path, locked: list[OSError]) -> list[Path]:
-    """Return everything in and below a folder that is no folder, by name; what kept folders from being opened, too."""
-    walk = os.walk(folder, onerror=locked.append)
-    return sorted(Path(place) / name for place, _, names in walk for name in names)
+    """Return everything in and below a folder that is not a folder, by name; what kept folders from being opened, too.
+
+    Folders that are links are entered, each folder once: a link may lead back to where it stands. Those without a
+    link go first, so that files are called by their own path where they have one here.
+    """
+    entered: set[tuple[int, int]] = set()
+    files: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            _walk(start, entered, files, links, locked)
+        waiting = sorted(links)
+    return sorted(files)
+
+
+def _walk(start: Path, entered: set, files: list[Path], links: list[Path], locked: list[OSError]) -> None:
+    for place, folders, names in os.walk(start, onerror=locked.append):
+        try:
+            status = Path(place).stat()
+        except OSError as error:
+            locked.append(error)
+            status = None
+        key = (status.st_dev, status.st_ino) if status else None
+        if key in entered:
+            folders.clear()
+            continue
+        entered.add(key)
+        files += [Path(place) / name for name in names]
+        links += [Path(place) / name for name in folders if (Path(place) / name).is_symlink()]
 
 
 def _is_zip(path: Path) -> bool:
@@ -148,26 +107,33 @@ def _is_zip(path: Path) -> bool:
 def _members(path: Path) -> list[XRaySource]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(info.filename for info in archive.infolist()[: MAX_MEMBERS + 1] if not info.is_dir())
-            wanted = [name for name in names if _looks_like_xray(archive, name)]
+            members = [(info.filename, i) for i, info in enumerate(archive.infolist()) if not info.is_dir()]
+            members = sorted(members[: MAX_MEMBERS + 1])
+            wanted = [(name, i) for name, i in members if _looks_like_xray(archive, archive.infolist()[i])]
     except Exception as error:
-        fault = f"cannot be read as a zip archive ({error}). Fetch it again, or name the images themselves."
-        return [XRaySource(path.as_posix(), path, error=fault)]
-    if len(names) > MAX_MEMBERS:
-        return [XRaySource(path.as_posix(), path, error=f"holds more than {MAX_MEMBERS} files. Unpack it by hand.")]
+        return [_source(path, f"cannot be read as a zip archive ({error}). Fetch it again, or name the images.")]
+    if len(members) > MAX_MEMBERS:
+        return [_source(path, f"holds more than {MAX_MEMBERS} files. Unpack it by hand.")]
     if not wanted:
-        return [XRaySource(path.as_posix(), path, error="holds no X-ray files.")]
-    return [XRaySource(f"{path.as_posix()}/{name}", path, name) for name in wanted]
+        return [_source(path, "holds no X-ray files.")]
+    found, times = [], Counter()
+    for name, position in wanted:
+        times[name] += 1
+        again = f" (number {times[name]} of this name)" if times[name] > 1 else ""
+        found.append(XRaySource(printable(f"{path.as_posix()}/{name}") + again, path, name, position=position))
+    return found
 
 
-def _looks_like_xray(archive: zipfile.ZipFile, name: str) -> bool:
-    last = PurePosixPath(name)
+def _looks_like_xray(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    last = PurePosixPath(member.filename)
     if last.name.startswith("._") or "__MACOSX" in last.parts or last.name.upper() == "DICOMDIR":
         return False
     if last.suffix.lower() in DICOM_ENDINGS + PICTURE_ENDINGS:
         return True
+    if is_jsrt(last.name, member.file_size):
+        return True
     try:
-        with archive.open(name) as stream:
+        with archive.open(member) as stream:
             return begins_like_xray(stream.read(132))
     except Exception:  # encrypted or damaged; said when it is asked for by its ending
         return False
@@ -176,14 +142,36 @@ def _looks_like_xray(archive: zipfile.ZipFile, name: str) -> bool:
 def _listed(path: Path) -> list[XRaySource]:
     """Return the images that a DICOMDIR lists (PS3.3 F.3): names relative to it, one part for each folder."""
     try:
-        records = pydicom.dcmread(path).DirectoryRecordSequence
-        images = [record for record in records if record.get("DirectoryRecordType") == "IMAGE"]
-        parts = [record.ReferencedFileID for record in images if "ReferencedFileID" in record]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns once for every name that bends the standard
+            records = pydicom.dcmread(path).DirectoryRecordSequence
+            images = [record for record in records if record.get("DirectoryRecordType") == "IMAGE"]
+            parts = [record.ReferencedFileID for record in images if "ReferencedFileID" in record]
     except Exception as error:
-        return [XRaySource(path.as_posix(), path, error=f"cannot be read as a DICOMDIR ({error}). Name its folder.")]
-    files = [path.parent.joinpath(*([part] if isinstance(part, str) else map(str, part))) for part in parts]
-    # A name that leads out of the folder is no file of this medium.
-    inside = [file for file in files if file.resolve().is_relative_to(path.parent.resolve())]
-    return [XRaySource(file.as_posix(), file) for file in inside] or [
-        XRaySource(path.as_posix(), path, error="this DICOMDIR lists no images. Name the folder that holds the images.")
+        return [_source(path, f"cannot be read as a DICOMDIR ({error}). Name its folder.")]
+    # A name that leads out of the folder is not a file of this medium.
+    root = path.parent.resolve()
+    files = [_as_copied(path.parent, [part] if isinstance(part, str) else [str(one) for one in part]) for part in parts]
+    inside = [file for file in files if file.resolve().is_relative_to(root)]
+    return [_source(file) for file in inside] or [
+        _source(path, "this DICOMDIR lists no images. Name the folder that holds the images.")
     ]
+
+
+def _as_copied(folder: Path, parts: list[str]) -> Path:
+    """Return the file that a DICOMDIR means, as it was copied from its medium.
+
+    Names in a DICOMDIR are capitals without an ending (PS3.10 8.2); on a disk they may be lower case, end in .dcm, or
+    carry the version number of a CD's file system (ISO 9660, ``;1``).
+    """
+    for part in parts:
+        exact = folder / part
+        if not exact.exists() and folder.is_dir():
+            alike = sorted(one for one in folder.iterdir() if _plain(one.name) == _plain(part))
+            exact = alike[0] if alike else exact
+        folder = exact
+    return folder
+
+
+def _plain(name: str) -> str:
+    return name.partition(";")[0].casefold().removesuffix(".dcm").removesuffix(".")

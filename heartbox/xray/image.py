@@ -58,6 +58,8 @@ class XRay:
         ``"DX"``, ``"CR"`` ..., as written in the file; see `RADIOGRAPHY` for those that plain films come under.
     body_part : str
         Body Part Examined as written in the file, ``"CHEST"`` ...; empty where unknown.
+    is_synthetic : bool
+        Whether the file says that it is a phantom: computed from geometry, with no patient in it.
     damage : str
         What a decoder remarked about compressed pixels that may be damaged; empty where it said nothing.
     notes : tuple of str
@@ -77,6 +79,7 @@ class XRay:
     manufacturer: str = ""
     modality: str = ""
     body_part: str = ""
+    is_synthetic: bool = False
     damage: str = ""
     notes: tuple[str, ...] = ()
 
@@ -116,12 +119,12 @@ def resize_xray(image: np.ndarray, size: int) -> np.ndarray:
     return np.clip(image, 0.0, 1.0)
 
 
-def check_size(path: Path, rows: int, columns: int) -> None:
+def check_size(rows: int, columns: int) -> None:
     """Refuse sizes before anything is allocated for them."""
     if rows < 1 or columns < 1:
-        raise XRayError(f"{path}: the header gives no usable image size ({rows} x {columns}). Export it again.")
+        raise XRayError(f"the header gives no usable image size ({rows} x {columns}). Export it again.")
     if rows * columns > MAX_PIXELS:
         raise XRayError(
-            f"{path}: {rows} x {columns} pixels are more than the {MAX_PIXELS // 10**6} million that are read. "
+            f"{rows} x {columns} pixels are more than the {MAX_PIXELS // 10**6} million that are read. "
             "If the size is real, shrink the image first; else the header is damaged."
         )

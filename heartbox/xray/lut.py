@@ -1,69 +1,129 @@
-"""Stored DICOM values -> shades of grey in [0, 1], by the steps of the standard; and reading header elements safely.
+"""Stored DICOM values -> shades of grey in [0, 1], by the steps of the standard (PS3.3 C.11, PS3.4 N.2).
 
-The part of reading an X-ray that the standard describes in PS3.3 C.11. Knows datasets, no files; used by xray.
+Knows headers and values; no files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
-from heartbox.xray.header import numbers, text
+from heartbox.xray.contrast import take_sample
+from heartbox.xray.errors import XRayError
+from heartbox.xray.header import integer, numbers, text
+
+BLOCK = 2**20  # values mapped at a time: in double precision, all those of a large film would take a gigabyte
+Mapping = Callable[[np.ndarray], np.ndarray]  # values -> float64 of the same shape
 
 
-def grey_levels(header: Dataset, stored: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Map stored grey values to [0, 1] as a viewer would, before polarity (PS3.4 N.2)."""
-    # Padding (PS3.3 C.7.5.1.1.2) frames the image with a value that no tissue has: no statistics from it.
-    real = stored
-    padding = numbers(header, "PixelPaddingValue")[:1] + numbers(header, "PixelPaddingRangeLimit")[:1]
+def grey_levels(
+    header: Dataset, stored: np.ndarray, padding: tuple[float, float] | None, inverted: bool, notes: list[str]
+) -> np.ndarray:
+    """Map stored grey values to [0, 1] as a viewer would.
+
+    Parameters
+    ----------
+    header : Dataset
+        With its transfer syntax.
+    stored : ndarray
+        (rows, columns), integers.
+    padding : tuple of float, optional
+        Lowest and highest value that frames the image; no statistics are taken of these.
+    inverted : bool
+        Whether the smallest value is shown white (MONOCHROME1).
+    notes : list of str
+        What was decided is added here.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
+
+    Raises
+    ------
+    XRayError
+        If the header's rescaling gives values that are not finite.
+    """
+    real = stored.ravel()
     if padding:
-        inside = (stored < min(padding)) | (stored > max(padding))
-        real = stored[inside] if inside.any() else stored
+        inside = (real < padding[0]) | (real > padding[1])
+        real = real[inside] if inside.any() else real
+    modality = _modality(header, notes)
+    sample = modality(take_sample(real))
+    if not np.isfinite(sample).all() or not np.isfinite(modality(np.array([real.min(), real.max()]))).all():
+        raise XRayError(
+            "the header's Rescale Slope and Intercept, or its Modality LUT, make values too large for any grey. "
+            "Export the file again, or mend them with a DICOM editor."
+        )
+    voi = _voi(header, sample, notes)
+    if voi is None:
+        voi = _range(*_extent(modality, real), sample, notes)
+    if inverted:
+        return in_blocks(lambda values: 1 - voi(modality(values)), stored)
+    return in_blocks(lambda values: voi(modality(values)), stored)
 
-    # Modality LUT or rescale, PS3.3 C.11.1.
-    table = _table(header, "ModalityLUTSequence")
+
+def in_blocks(function: Mapping, values: np.ndarray) -> np.ndarray:
+    """Apply a function that works value by value, a block of rows at a time, and return float32."""
+    image = np.empty(values.shape[:2], np.float32)
+    step = max(1, BLOCK // max(values.shape[1], 1))
+    for start in range(0, len(values), step):
+        image[start : start + step] = function(values[start : start + step])
+    return image
+
+
+def _extent(modality: Mapping, real: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and the highest value; a table may put them anywhere, so all are mapped."""
+    blocks = [modality(real[start : start + BLOCK]) for start in range(0, real.size, BLOCK)]
+    return min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
+
+
+def _modality(header: Dataset, notes: list[str]) -> Mapping:
+    """Return the modality step: a table or a straight line (PS3.3 C.11.1)."""
+    table = _table(header, "ModalityLUTSequence", notes)
+    if table:
+        return table.look_up
     slope = (numbers(header, "RescaleSlope") or [1.0])[0]
     intercept = (numbers(header, "RescaleIntercept") or [0.0])[0]
     if slope == 0:
         notes.append("Rescale Slope is 0; rescaling was left out.")
         slope, intercept = 1.0, 0.0
+    return lambda values: values * slope + intercept
 
-    def modality(values: np.ndarray) -> np.ndarray:
-        return table.look_up(values) if table else values * slope + intercept
 
-    # VOI LUT or window, PS3.3 C.11.2; where a file has both, the table is the finer statement.
-    values, real = modality(stored), modality(real)
-    table = _table(header, "VOILUTSequence")
+def _voi(header: Dataset, sample: np.ndarray, notes: list[str]) -> Mapping | None:
+    """Return the VOI step (PS3.3 C.11.2); None where the header has none that can be used.
+
+    Where a file has both a table and a window, the table is the finer statement.
+    """
+    table = _table(header, "VOILUTSequence", notes)
     if table:
-        image = table.scaled(values)
-        fits = _fits(table.scaled(_sample(real)))
-        name = "VOI LUT"
-        alternatives = len(header.VOILUTSequence)
+        name, alternatives, mapping = "VOI LUT", len(header.VOILUTSequence), table.scaled
     else:
         centres, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
         shape = text(header, "VOILUTFunction") or "LINEAR"
-        name = "window"
-        alternatives = min(len(centres), len(widths))
+        name, alternatives = "window", min(len(centres), len(widths))
         if not alternatives:
-            return stretch(values, real, notes)
+            return None
         least = 1 if shape == "LINEAR" else 0
         if widths[0] < least or widths[0] == 0:
             notes.append(f"The file's window width of {widths[0]:g} is not allowed; the range of the pixels was used.")
-            return stretch(values, real, notes)
-        image = window(values, centres[0], widths[0], shape)
-        fits = _fits(window(_sample(real), centres[0], widths[0], shape))
-    if not fits:
-        low, high = np.percentile(_sample(real), (0.5, 99.5))
+            return None
+
+        def mapping(values: np.ndarray) -> np.ndarray:
+            return window(values, centres[0], widths[0], shape)
+
+    if not _fits(mapping(sample)):
+        low, high = np.percentile(sample, (0.5, 99.5))
         if high > low:
             notes.append(f"The {name} in the file does not fit its pixels; percentiles were used instead.")
-            return np.clip((values - low) / (high - low), 0, 1)
-        notes.append("Nearly every pixel has the same value.")
+            return lambda values: np.clip((values - low) / (high - low), 0, 1)
     if alternatives > 1:
         notes.append(f"The first of {alternatives} {name}s in the file was used.")
-    return image
+    return mapping
 
 
 def window(values: np.ndarray, centre: float, width: float, shape: str) -> np.ndarray:
@@ -83,28 +143,26 @@ def _fits(image: np.ndarray) -> bool:
     return bool(((image > 0.001) & (image < 0.999)).mean() >= 0.05 and high - low >= 0.1)
 
 
-def stretch(values: np.ndarray, real: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Map values without a window to [0, 1] by the range of the real pixels.
+def _range(low: float, high: float, sample: np.ndarray, notes: list[str]) -> Mapping:
+    """Return the mapping of the pixels' own range to [0, 1].
 
     The whole range is kept, because a film is often exposed so that its ends are lung and bone. But a few
     dead pixels or a lead marker can lie so far out that the rest becomes one shade: where the middle
     99.8 % of pixels use less than half of the range, they set it instead and the others are clipped.
     """
-    low, high = float(real.min()), float(real.max())
-    inner_low, inner_high = np.percentile(_sample(real), (0.1, 99.9))
+    inner_low, inner_high = np.percentile(sample, (0.1, 99.9))
     if low == high:
-        notes.append("Every pixel has the same value.")
-        return np.zeros(values.shape)
+        return lambda values: np.zeros(values.shape)
     if 0 < inner_high - inner_low < (high - low) / 2:
         notes.append("A few pixels lie far outside the others' range; they were clipped.")
         low, high = inner_low, inner_high
-    return np.clip((values - low) / (high - low), 0, 1)
+    return lambda values: np.clip((values - low) / (high - low), 0, 1)
 
 
-def _sample(values: np.ndarray, most: int = 1_000_000) -> np.ndarray:
-    """Every so-many-th value: percentiles of a million pixels are as good as of twenty million, and quicker."""
-    values = values.ravel()
-    return values[:: 1 + values.size // most]
+def stretch(values: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Map the values of a picture file to [0, 1] by their own range, without a few that lie far outside it."""
+    mapping = _range(float(values.min()), float(values.max()), take_sample(values).astype(np.float64), notes)
+    return in_blocks(lambda block: mapping(block.astype(np.float64)), values)
 
 
 class _Table(NamedTuple):
@@ -125,23 +183,32 @@ class _Table(NamedTuple):
         return self.look_up(values) / (full if full / 4 <= peak <= full else max(peak, 1))
 
 
-def _table(header: Dataset, keyword: str) -> _Table | None:
+def _table(header: Dataset, keyword: str, notes: list[str]) -> _Table | None:
     """Return the sequence's first lookup table, or None where there is no usable one.
 
     pydicom has functions for these steps too; they index 8-bit tables with 8-bit numbers, so a table of
     4096 entries of 8 bits wraps around.
     """
-    item = (header.get(keyword) or [Dataset()])[0]
-    descriptor, data = numbers(item, "LUTDescriptor"), item.get("LUTData")
+    try:
+        item = (header.get(keyword) or [Dataset()])[0]
+        descriptor, data = numbers(item, "LUTDescriptor"), item.get("LUTData")
+    except Exception:  # garbled sequences fail inside pydicom in many ways
+        return None
     if len(descriptor) != 3 or data is None:
         return None
     count, first, bits = (int(number) for number in descriptor)
     count = count or 65536  # PS3.3 C.11.1.1: 0 stands for 65536
+    if first > 2**15 - 1 and integer(header, "PixelRepresentation") == 1:
+        first -= 2**16  # written unsigned, though the pixels are signed
     if isinstance(data, bytes):
         little = header.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
-        data = np.frombuffer(data, "u1" if len(data) < 2 * count else "<u2" if little else ">u2")
+        kind = "u1" if bits <= 8 and len(data) < 2 * count else "<u2" if little else ">u2"
+        data = np.frombuffer(data, kind, count=len(data) // np.dtype(kind).itemsize)
     entries = np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
-    return _Table(first, entries, bits) if entries.size and 1 <= bits <= 16 else None
-
-
-# ---------------------------------------------------------------- header elements
+    if not entries.size or not 1 <= bits <= 16:
+        return None
+    if len(entries) < count:
+        name = "VOI LUT" if keyword.startswith("VOI") else "Modality LUT"
+        notes.append(f"The {name} has {len(entries)} entries where it says {count}; it was not used.")
+        return None
+    return _Table(first, entries, bits)

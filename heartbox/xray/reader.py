@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heartbox.xray.decode import SURPLUS, decoder_messages
+from heartbox.xray.contrast import is_flat
+from heartbox.xray.damage import SURPLUS, decoder_messages
 from heartbox.xray.dicom import read_dicom
 from heartbox.xray.errors import XRayError, one_line
 from heartbox.xray.image import XRay
-from heartbox.xray.picture import read_picture
+from heartbox.xray.picture import TIFF_BEGINNINGS, is_jsrt, read_jsrt, read_picture
 
 DICOM_ENDINGS = (".dcm", ".dicom")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+PICTURE_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *TIFF_BEGINNINGS)
 MAX_FILE_BYTES = 2**28  # a file of this size is no chest film
 
 
@@ -57,18 +58,28 @@ def load_xray(path: str | os.PathLike) -> XRay:
         The image, its pixel spacing, view and patient, and notes on how it was read.
     """
     path, data = _read_bytes(path)
-    with decoder_messages() as said:
-        xray = _read_any(path, data)
-    # A few bytes too many may be padding, which costs no pixel, or the trace of damage: an image, and a doubt.
-    surplus = [line for line in said if SURPLUS.fullmatch(line)]
-    if len(surplus) < len(said):
-        worst = next(line for line in said if line not in surplus)
-        raise XRayError(
-            f"{path}: the compressed pixels are damaged, says the decoder ({worst}). Fetch or export the file again."
-        )
-    if surplus:
-        return dataclasses.replace(xray, damage=surplus[0])
-    return xray
+    try:
+        with decoder_messages() as said:
+            xray = _read_any(path, data)
+        # A few bytes too many may be padding, which costs no pixel, or the trace of damage: an image, and a doubt.
+        surplus = [line for line in said if SURPLUS.fullmatch(line)]
+        if len(surplus) < len(said):
+            worst = next(line for line in said if line not in surplus)
+            raise XRayError(
+                f"the compressed pixels are damaged or cut off, says the decoder ({worst}). Fetch or export the file "
+                "again."
+            )
+        _refuse_empty(xray.image)
+    except XRayError as error:
+        raise XRayError(f"{path}: {error}") from error.__cause__
+    return dataclasses.replace(xray, damage=surplus[0]) if surplus else xray
+
+
+def _refuse_empty(image: np.ndarray) -> None:
+    if is_flat(image):
+        value = float(np.median(image))
+        grey = {0: "black", 1: "white"}.get(round(value, 2), f"{value:.0%} of white")
+        raise XRayError(f"the image is one even grey ({grey}): nothing is in it. Export it again, or leave it out.")
 
 
 def _read_any(path: Path, data: bytes) -> XRay:
@@ -78,9 +89,11 @@ def _read_any(path: Path, data: bytes) -> XRay:
             # pydicom warns once for every element that bends the standard; what matters here becomes a note.
             warnings.simplefilter("ignore")
             # The preamble before "DICM" may hold anything, a TIFF header too, so that is asked first.
-            if data[128:132] != b"DICM" and data.startswith(PICTURE_MAGIC):
-                return read_picture(path, data)
-            return read_dicom(path, data)
+            if data[128:132] == b"DICM":
+                return read_dicom(path, data)
+            if is_jsrt(path.name, len(data)):
+                return read_jsrt(path, data)
+            return read_picture(path, data) if data.startswith(PICTURE_BEGINNINGS) else read_dicom(path, data)
     except XRayError:
         raise
     except BaseException as error:  # decoders raise nearly everything on damaged data
@@ -88,7 +101,7 @@ def _read_any(path: Path, data: bytes) -> XRay:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise XRayError(
-            f"{path}: the image cannot be decoded ({type(error).__name__}: {one_line(error)}). "
+            f"the image cannot be decoded ({type(error).__name__}: {one_line(error)}). "
             "Either it is damaged (fetch or export it again) or of a kind that the decoders here do not know "
             "(convert it to an uncompressed transfer syntax with a DICOM toolkit)."
         ) from error
@@ -117,6 +130,8 @@ def is_xray_file(path: str | os.PathLike) -> bool:
             return path.is_symlink() or path.exists()
         if not path.is_file():
             return False
+        if is_jsrt(path.name, path.stat().st_size):
+            return True
         with path.open("rb") as file:
             return begins_like_xray(file.read(132))
     except (OSError, ValueError, TypeError):
@@ -127,7 +142,8 @@ def begins_like_xray(first: bytes) -> bool:
     """Tell by a file's first 132 bytes whether it may be DICOM, with or without preamble, PNG, JPEG or TIFF."""
     # Without preamble a dataset begins with an element of group 8 or 2 whose number is below 256; text does not.
     bare = len(first) == 132 and first[0] in (2, 8) and first[1] == 0 and first[3] == 0
-    return first[128:] == b"DICM" or bare or first.startswith(PICTURE_MAGIC)
+    bare = bare or (len(first) == 132 and first.startswith(b"DICM"))  # the preamble is missing
+    return first[128:] == b"DICM" or bare or first.startswith(PICTURE_BEGINNINGS)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -159,13 +175,7 @@ def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
         raise XRayError(f"{path}: the file cannot be read ({one_line(error)}). Check its permissions.") from error
 
 
-# -------------------------------------------------------------------------------------- PNG, JPEG, TIFF
-
-
-# ---------------------------------------------------------------------------------------------- DICOM
-
-
-# ------------------------------------------------------------------------------------- what headers say
+# --------------------------------------------------------------------------------------------- arrays
 
 
 def as_xray(source: str | Path | XRay | NDArray) -> XRay:
@@ -174,7 +184,7 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
     Raises
     ------
     XRayError
-        If the array is not 2-D, is empty, holds NaN or infinity, or floats outside [0, 1].
+        If the array is not 2-D, is empty or a single grey, holds NaN or infinity, or floats outside [0, 1].
     """
     if isinstance(source, XRay):
         return source
@@ -208,4 +218,8 @@ def as_xray(source: str | Path | XRay | NDArray) -> XRay:
             f"array: floats in [0, 1] or unsigned integers are read, not {array.dtype}; convert it, "
             "for example with image = image.astype('float32'); image -= image.min(); image /= image.max()"
         )
+    try:
+        _refuse_empty(image)
+    except XRayError as error:
+        raise XRayError(f"array: {error}") from None
     return XRay(image, Path("array"))

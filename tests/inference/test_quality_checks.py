@@ -17,6 +17,7 @@ from heartbox.inference.quality_checks import (
     collect_notes,
 )
 from heartbox.xray.borders import plain_border
+from heartbox.xray.errors import XRayError
 from heartbox.xray.image import XRay
 from heartbox.xray.reader import as_xray
 
@@ -78,8 +79,12 @@ def test_an_unknown_part_of_the_body_gets_a_note_and_another_part_a_flag(word, k
     assert any(word in note for note in collect_notes(film)) == (kind == "unknown")
 
 
-def test_one_grey_is_flagged(weights):
-    assert "low-contrast" in HeartDetector.from_weights(weights).detect(np.full((64, 64), 0.5)).warning_codes
+def test_hardly_any_contrast_is_flagged_and_none_is_refused(weights):
+    detector = HeartDetector.from_weights(weights)
+    pale = np.tile(np.linspace(0.5, 0.53, 64), (64, 1))
+    assert "low-contrast" in detector.detect(pale).warning_codes
+    with pytest.raises(XRayError, match="one even grey"):
+        detector.detect(np.full((64, 64), 0.5))
 
 
 def test_implausible_boxes_are_flagged():

@@ -3,16 +3,10 @@
 The films are encoded here: by pydicom and its plugins where these can, by imagecodecs where they only decode.
 """
 
-import sys
-
 import numpy as np
 import pytest
 from helpers import BY_PYDICOM, ENCODERS, UNCOMPRESSED, at_depth, encoded
-from pydicom.uid import (
-    JPEGExtended12Bit,
-)
 
-from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import load_xray
 
 
@@ -29,10 +23,3 @@ def test_the_image_is_that_of_the_uncompressed_film(phantom_pixels, tmp_path, sy
     assert difference <= max(tolerance, 1e-6)
     if tolerance:
         assert difference > 1e-4  # really lossy: the file is what its syntax says
-
-
-def test_without_the_decoder_of_twelve_bits_its_package_is_named(phantom_pixels, tmp_path, monkeypatch):
-    (tmp_path / "film.dcm").write_bytes(encoded(phantom_pixels, JPEGExtended12Bit)[0])
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    with pytest.raises(XRayError, match=r"film.dcm: no decoder for JPEG Extended.*pip install imagecodecs"):
-        load_xray(tmp_path / "film.dcm")

@@ -1,6 +1,9 @@
 """What was named -> images: folders, zips, DICOMDIRs, and what is wrong with each."""
 
 import os
+import subprocess
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -8,12 +11,14 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from helpers import ROOT
 from pydicom.fileset import FileSet
 
 from heartbox.phantom import write_phantoms
 from heartbox.xray.discovery import find_xrays
 from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import load_xray
+from heartbox.xray.source import temporary_folder
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def film(tmp_path_factory):
 
 
 def png(value: int) -> bytes:
-    return cv2.imencode(".png", np.full((140, 140), value, np.uint8))[1].tobytes()
+    return cv2.imencode(".png", np.arange(140 * 140).reshape(140, 140).astype(np.uint8) // (1 + value))[1].tobytes()
 
 
 def test_a_zip_lists_its_films_and_reads_them(film, tmp_path):
@@ -52,7 +57,7 @@ def test_an_error_in_a_zip_names_the_member(tmp_path):
     with zipfile.ZipFile(archive, "w") as stream:
         stream.writestr("broken.dcm", "no film")
     (source,) = find_xrays([archive])
-    with pytest.raises(XRayError, match=r"films.zip/broken.dcm: this is no DICOM"), source.file() as path:
+    with pytest.raises(XRayError, match=r"films.zip/broken.dcm: this is not a DICOM"), source.file() as path:
         load_xray(path)
 
 
@@ -82,7 +87,7 @@ def test_a_damaged_member(tmp_path):
 
 
 def test_a_bomb_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("heartbox.xray.discovery.MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr("heartbox.xray.source.MAX_FILE_BYTES", 10_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as stream:
         stream.writestr("a.png", bytes(1_000_000))
     (source,) = find_xrays([tmp_path / "bomb.zip"])
@@ -138,3 +143,98 @@ def test_a_locked_folder_is_named(tmp_path, monkeypatch):
     found = find_xrays([tmp_path])
     assert [Path(source.name).name for source in found] == ["a.png", "locked"]
     assert found[1].error == "this folder cannot be opened (Permission denied)."
+
+
+def test_two_members_of_one_name_are_each_read_once(tmp_path):
+    archive = tmp_path / "films.zip"
+    with zipfile.ZipFile(archive, "w") as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of the name
+        for value in (0, 1):
+            stream.writestr("a.png", png(value))
+        stream.writestr("A.PNG", png(2))
+    sources = find_xrays([archive])
+    assert [Path(source.name).name for source in sources] == ["A.PNG", "a.png", "a.png (number 2 of this name)"]
+    images = []
+    for source in sources:
+        with source.file() as path:
+            images.append(load_xray(path).image)
+    for image, value in zip(images, (2, 0, 1), strict=True):
+        (tmp_path / "one.png").write_bytes(png(value))
+        np.testing.assert_array_equal(image, load_xray(tmp_path / "one.png").image)
+
+
+@pytest.mark.parametrize("change", [str.lower, lambda name: f"{name}.dcm", lambda name: f"{name.lower()};1", str.title])
+def test_dicomdir_names_as_they_were_copied(film, tmp_path, change):
+    files = FileSet()
+    files.add(film)
+    files.write(tmp_path / "medium")
+    for path in sorted((tmp_path / "medium").rglob("*"), key=lambda path: -len(path.parts)):
+        if path.name != "DICOMDIR":
+            folders = {str.lower: str.lower, str.title: str.title}.get(change, str)
+            path.rename(path.with_name((change if path.is_file() else folders)(path.name)))
+    (source,) = find_xrays([tmp_path / "medium" / "DICOMDIR"])
+    with source.file() as path:
+        np.testing.assert_array_equal(load_xray(path).image, load_xray(film).image)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_linked_folders_are_entered_once_and_loops_broken(tmp_path):
+    elsewhere, films = tmp_path / "elsewhere", tmp_path / "films"
+    (elsewhere / "deep").mkdir(parents=True)
+    (films / "real").mkdir(parents=True)
+    (elsewhere / "deep" / "far.png").write_bytes(png(0))
+    (films / "real" / "near.png").write_bytes(png(1))
+    (films / "a-link").symlink_to(elsewhere)
+    (films / "b-link").symlink_to(elsewhere)  # the same folder again
+    (films / "a-link-to-real").symlink_to(films / "real")
+    (elsewhere / "deep" / "back").symlink_to(films)  # a loop
+    (films / "real" / "self").symlink_to(films / "real")
+    (films / "gone").symlink_to(tmp_path / "nowhere")
+    found = [source.path.relative_to(films).as_posix() for source in find_xrays([films])]
+    assert found == ["a-link/deep/far.png", "real/near.png"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_names_that_are_not_utf8_are_listed_and_can_be_printed(tmp_path):
+    names = {
+        b"r\xf6ntgen.png": "r\\xf6ntgen.png",
+        b"line\nbreak.png": "line\\x0abreak.png",
+        "Röntgen.png".encode(): "Röntgen.png",
+    }
+    for name in names:
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(png(0))
+    sources = find_xrays([tmp_path])
+    assert sorted(Path(source.name).name for source in sources) == sorted(names.values())
+    for source in sources:
+        source.name.encode("utf-8")
+        with source.file() as path:
+            assert load_xray(path).image.shape == (140, 140)
+        path.write_bytes(b"no film")
+        with pytest.raises(XRayError) as caught:
+            load_xray(path)
+        assert Path(source.name).name in str(caught.value)
+        str(caught.value).encode("utf-8")
+
+
+def test_what_a_killed_run_left_is_gone_at_the_next(tmp_path, monkeypatch):
+    """A patient's film must not stay in the temporary folder; one that another run has in use must."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    code = (
+        "import os, sys; from heartbox.xray.source import temporary_folder\n"
+        "with temporary_folder() as folder:\n"
+        "    (folder / 'member.dcm').write_text('a film'); print(folder, flush=True)\n"
+        "    sys.stdin.readline(); os._exit(9)"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    left = Path(run.stdout.readline().strip())
+    assert left.parent == tmp_path
+    with temporary_folder() as folder:
+        assert left.exists() and folder != left  # still in use
+    run.communicate("\n")
+    assert run.returncode == 9 and (left / "member.dcm").exists()
+    with temporary_folder():
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from films import make
 from helpers import ROOT, film_of
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from heartbox.xray.dicom import PIXEL_DATA
+from heartbox.xray.parse import PIXEL_DATA
 from heartbox.xray.reader import load_xray
 
 SEQUENCE = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"  # and an item, neither with an end
@@ -35,7 +36,7 @@ seconds = time.process_time() - started
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 print(json.dumps([said, seconds, peak / 1024]))
 """
-SMALL = np.zeros((32, 32), dtype=np.uint16)
+SMALL = np.arange(1024, dtype=np.uint16).reshape(32, 32)
 
 
 def claims(path: Path, **elements) -> None:
@@ -143,5 +144,22 @@ def test_a_device_is_refused():
 def test_junk_behind_the_pixels_costs_nothing(tmp_path, monkeypatch):
     """Whatever a file has behind its pixels is not parsed: the image is there, and the time is bounded."""
     padded(tmp_path / "film.dcm", after=bytes(2**22))
-    monkeypatch.setattr("heartbox.xray.dicom.MAX_ELEMENTS", 100)
+    monkeypatch.setattr("heartbox.xray.parse.MAX_ELEMENTS", 100)
     assert load_xray(tmp_path / "film.dcm").image.shape == SMALL.shape
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system tells no peak memory this way")
+def test_a_large_deflated_film_takes_little_memory(tmp_path):
+    """48 million pixels in a small file; reading them took 1.75 GB once."""
+    path = tmp_path / "film.dcm"
+    pixels = np.tile(np.arange(8000, dtype=np.uint16) // 2, (6000, 1))
+    ds = make(pixels, WindowCenter=2048, WindowWidth=4096)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.save_as(path, enforce_file_format=True)
+    assert path.stat().st_size < 1_000_000
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    said, _, mebibytes = json.loads(run.stdout)
+    assert said == ""
+    assert mebibytes < 1000

@@ -141,7 +141,7 @@ def test_an_empty_image_is_not_a_film(nih):
     found = prepare_quietly(nih, nih / "out", size=32).problems.set_index("name")
     assert (found["kind"] == "unreadable").all()
     assert "one even grey" in found.loc["00000003_000", "reason"]
-    assert "4 x 4 pixels show no chest" in found.loc["00000002_001", "reason"]
+    assert "4 x 4 pixels are too few for a chest" in found.loc["00000002_001", "reason"]
 
 
 def test_nothing_readable(rsna):

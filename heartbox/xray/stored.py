@@ -1,0 +1,399 @@
+"""Header and pixels held against each other -> the values that are stored, and what they are.
+
+A header may contradict its pixels in every element: they then disagree about size, bits, sign, components or
+compression. Where the pixels leave one reading only, they are followed, with a note; else the contradiction is named
+and the file is refused. Knows headers and codestreams; nothing of windows and tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
+from pydicom.uid import UID
+
+from heartbox.xray.codestream import BEGINNINGS, Codestream, first_frame, read_codestream
+from heartbox.xray.decode import CUT_OFF, decode
+from heartbox.xray.errors import XRayError
+from heartbox.xray.header import integer, numbers, text
+from heartbox.xray.image import check_size
+from heartbox.xray.parse import PixelElement
+
+GREY = ("MONOCHROME2", "MONOCHROME1")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+PALETTE = "PALETTE COLOR"
+WIDTHS = (8, 16, 32)  # Bits Allocated that are read, and 1
+MOST_ODD = 0.005  # of the pixels: stray ones, markers burnt in; a film read wrongly has far more
+# What each transfer syntax holds (PS3.6 A), by the end of its UID; others are named by their codestream alone.
+KINDS = {
+    "4.50": "JPEG",
+    "4.51": "JPEG",
+    "4.57": "JPEG Lossless",
+    "4.70": "JPEG Lossless",
+    "4.80": "JPEG-LS",
+    "4.81": "JPEG-LS",
+    "4.90": "JPEG 2000",
+    "4.91": "JPEG 2000",
+    "4.201": "JPEG 2000",
+    "4.202": "JPEG 2000",
+    "4.203": "JPEG 2000",
+    "5": "RLE",
+}
+
+
+class StoredImage(NamedTuple):
+    """Stored values, before any table, window or inversion.
+
+    Attributes
+    ----------
+    values : ndarray
+        (rows, columns), or (rows, columns, 3) in colour.
+    photometric : str
+        Photometric Interpretation that was followed: ``"MONOCHROME1"``, ``"MONOCHROME2"``, ``"RGB"`` or, where the
+        first component is the grey, ``"YBR_FULL"``; ``"PALETTE COLOR"`` once its palette was applied.
+    bits : int
+        Bits that a value uses.
+    padding : tuple of float, optional
+        Lowest and highest value that frames the image (PS3.3 C.7.5.1.1.2).
+    damage : str
+        A sign of damage that may have cost no pixel; "" where there is none.
+    """
+
+    values: np.ndarray
+    photometric: str
+    bits: int
+    padding: tuple[float, float] | None
+    damage: str
+
+
+class _Words(NamedTuple):
+    """Values as they lie in the file: unsigned words, of which some bits are used."""
+
+    words: np.ndarray
+    width: int  # bits of a word
+    stored: int  # bits that are used, as the header says or as is assumed
+    signed: bool
+    is_compressed: bool = False
+
+
+def read_stored(header: Dataset, pixels: PixelElement, notes: list[str]) -> StoredImage:
+    """Return the first frame's stored values.
+
+    Parameters
+    ----------
+    header : Dataset
+        With its transfer syntax.
+    pixels : PixelElement
+        From :func:`heartbox.xray.parse.parse`.
+    notes : list of str
+        What was decided is added here.
+
+    Raises
+    ------
+    XRayError
+        If the pixels are cut off, of a kind not known here, or contradict the header in a way that leaves more than
+        one reading.
+    """
+    frames = integer(header, "NumberOfFrames")
+    is_compressed = pixels.is_encapsulated or (
+        pixels.value.startswith(BEGINNINGS) and len(pixels.value) < _bytes_of_a_frame(header)
+    )
+    damage = ""
+    if is_compressed:
+        frame = first_frame(pixels.value, frames) if pixels.is_encapsulated else pixels.value
+        stream = _checked_stream(header, frame, notes)
+        photometric = _photometric(header, stream.components, stream.colour, notes)
+        values, damage = decode(stream)
+        if damage and not stream.is_complete:
+            raise XRayError(CUT_OFF)
+        found = _compressed_words(header, stream, values, notes)
+    else:
+        found, photometric = _native_words(header, pixels, notes)
+    if frames > 1:
+        notes.append(f"First frame of {frames} read.")
+    if found.words.ndim == 3:
+        bits = found.stored if int(found.words.max()) < 2**found.stored else found.width
+        return StoredImage(found.words, photometric, bits, None, damage)
+    values = _settled(header, found, notes)
+    if photometric == PALETTE:
+        values = apply_color_lut(values, header)[:, :, :3]
+        return StoredImage(values, photometric, 8 * values.dtype.itemsize, None, damage)
+    return StoredImage(values, photometric, found.stored, _padding(header, found), damage)
+
+
+def _photometric(header: Dataset, components: int, colour: str, notes: list[str]) -> str:
+    """Return what the components are; refuse what contradicts their number and leaves more than one reading."""
+    said = text(header, "PhotometricInterpretation")
+    if components == 1:
+        if said == PALETTE and "RedPaletteColorLookupTableDescriptor" in header:
+            return said
+        inverse = text(header, "PresentationLUTShape") == "INVERSE"  # which says the same (PS3.3 C.11.6)
+        taken = said if said in GREY else "MONOCHROME1" if inverse else "MONOCHROME2"
+    elif said in COLOUR:
+        # The stream knows best whether an encoder converted its colours; what it does not say, the header does.
+        return "YBR_FULL" if (colour or said[:3]) == "YBR" else "RGB"
+    elif said in ("", "MONOCHROME2"):
+        taken = "YBR_FULL" if colour == "YBR" else "RGB"
+    else:
+        raise XRayError(
+            f"Photometric Interpretation is {said}, but a pixel has {components} components: which of the two is right "
+            "cannot be told. Export the file again."
+        )
+    if taken != said:
+        notes.append(
+            f"Photometric Interpretation is {said or 'missing'}, and a pixel has {components} "
+            f"component{'s' * (components > 1)}; {taken} was taken."
+        )
+    return taken
+
+
+# ------------------------------------------------------------------------------------------ compressed pixels
+
+
+def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestream:
+    """Read what a codestream says of itself and hold it against the header, before anything is decoded."""
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    kind = KINDS.get(syntax.removeprefix("1.2.840.10008.1.2."))
+    if not frame:
+        raise XRayError(CUT_OFF)
+    if kind is None and syntax.is_private is False and syntax.is_encapsulated and not frame.startswith(BEGINNINGS):
+        raise XRayError(
+            f"the transfer syntax {syntax.name} ({syntax}) cannot be decoded. "
+            "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
+        )
+    stream = read_codestream(frame)
+    if kind != stream.kind and not (kind == "JPEG" and stream.kind == "JPEG Lossless"):
+        notes.append(f"The pixels are compressed as {stream.kind}, though the header names {syntax.name}.")
+    if stream.components not in (1, 3):
+        raise XRayError(
+            f"the compressed image has {stream.components} components; 1 (grey) and 3 (colour) are read. "
+            "Export the file again, as grey."
+        )
+    if not stream.rows and stream.kind != "RLE":
+        raise XRayError("the compressed image does not say its height. Export the file again.")
+    rows, columns = integer(header, "Rows"), integer(header, "Columns")
+    if stream.kind == "RLE":
+        stream = dataclasses.replace(stream, rows=rows, columns=columns)
+    elif rows < 1 or columns < 1:
+        notes.append(f"The header gives no usable size; {stream.rows} x {stream.columns} of the pixels was taken.")
+    elif (stream.rows, stream.columns) != (rows, columns):
+        raise XRayError(
+            f"the compressed image is {stream.rows} x {stream.columns} where the header says {rows} x {columns}. "
+            "Export the file again."
+        )
+    check_size(stream.rows, stream.columns)
+    return stream
+
+
+def _compressed_words(header: Dataset, stream: Codestream, values: np.ndarray, notes: list[str]) -> _Words:
+    """Hold the bits of a codestream against those of the header, and follow the codestream."""
+    width = 8 * values.dtype.itemsize
+    signed = integer(header, "PixelRepresentation") == 1
+    if stream.is_signed != signed and stream.kind == "JPEG 2000":
+        notes.append(
+            f"The compressed values are {'' if stream.is_signed else 'un'}signed, though the header says otherwise; "
+            "the header was followed."
+        )
+    words = values.view(f"u{values.dtype.itemsize}")
+    if stream.is_signed:
+        words = words & words.dtype.type(2**stream.precision - 1)
+    said, stored = integer(header, "BitsStored"), stream.precision
+    if 0 < said < stored and (values.ndim == 3 or _odd(header, _Words(words, width, said, signed)).mean() <= MOST_ODD):
+        stored = said
+    if said != stored:
+        what = f"Bits Stored is {said}" if said else "Bits Stored is missing"
+        notes.append(f"{what}, and the compressed image has {stream.precision} bits; these were taken.")
+    signed = signed and (stream.is_signed or stored == (said or stored))
+    return _Words(words, width, stored, signed, is_compressed=True)
+
+
+# ---------------------------------------------------------------------------------------- uncompressed pixels
+
+
+def _bytes_of_a_frame(header: Dataset, samples: int = 0, allocated: int = 0) -> int:
+    samples = samples or integer(header, "SamplesPerPixel") or 1
+    allocated = allocated or integer(header, "BitsAllocated") or 8
+    bits = integer(header, "Rows") * integer(header, "Columns") * samples * allocated
+    if samples == 3 and text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+        bits = bits * 2 // 3
+    return math.ceil(bits / 8)
+
+
+def _native_words(header: Dataset, pixels: PixelElement, notes: list[str]) -> tuple[_Words, str]:
+    """Return uncompressed words and what they are, by the header and by their number."""
+    rows, columns = integer(header, "Rows"), integer(header, "Columns")
+    check_size(rows, columns)
+    if UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
+        name = UID(header.file_meta.TransferSyntaxUID).name
+        notes.append(f"The pixels are not compressed, though the header names {name}.")
+    samples, allocated = _layout(header, len(pixels.value), notes)
+    photometric = _photometric(header, samples, "", notes)
+    needed = _bytes_of_a_frame(header, samples, allocated)
+    _check_length(header, pixels.value, needed)
+    raw = np.frombuffer(pixels.value, np.uint8, count=needed)
+    order = "<" if pixels.is_little_endian else ">"
+    if allocated == 1:
+        words = np.unpackbits(raw, bitorder="little")
+    elif allocated == 8 and not pixels.is_little_endian and pixels.is_words and needed % 2 == 0:
+        words = raw.reshape(-1, 2)[:, ::-1].reshape(-1)
+    else:
+        words = raw.view(f"{order}u{allocated // 8}")
+    words = words.astype(words.dtype.newbyteorder("="), copy=False)
+    if samples == 1:
+        words = words[: rows * columns].reshape(rows, columns)
+    elif text(header, "PhotometricInterpretation") == "YBR_FULL_422":
+        pairs = words.reshape(-1, 4)  # Y Y Cb Cr: two pixels share their colour (PS3.3 C.7.6.3.1.2)
+        chroma = np.repeat(pairs[:, 2:], 2, axis=0)
+        words = np.column_stack([pairs[:, :2].reshape(-1), chroma]).reshape(rows, columns, 3)
+    elif integer(header, "PlanarConfiguration") == 1:
+        words = np.moveaxis(words.reshape(3, rows, columns), 0, -1)
+    else:
+        if "PlanarConfiguration" not in header:
+            notes.append("Planar Configuration is missing; the colours were taken to lie pixel by pixel.")
+        words = words.reshape(rows, columns, 3)
+    signed = integer(header, "PixelRepresentation") == 1 and allocated > 1
+    return _Words(words, allocated, _bits_stored(header, allocated, notes), signed), photometric
+
+
+def _layout(header: Dataset, length: int, notes: list[str]) -> tuple[int, int]:
+    """Return components a pixel and bits a word; those of the header, unless the number of bytes shows otherwise."""
+    photometric = text(header, "PhotometricInterpretation")
+    said = integer(header, "SamplesPerPixel"), integer(header, "BitsAllocated")
+    frames = max(integer(header, "NumberOfFrames"), 1)
+    samples = said[0] or (3 if photometric in COLOUR else 1)
+    allocated, stored = said[1], integer(header, "BitsStored")
+
+    def fits(samples: int, allocated: int) -> bool:
+        return length - frames * _bytes_of_a_frame(header, samples, allocated) in (0, 1)
+
+    is_possible = samples in (1, 3) and allocated in (1, *WIDTHS) and stored <= allocated
+    too_short = length < _bytes_of_a_frame(header, samples, allocated)
+    if not is_possible or (too_short and not fits(samples, allocated)) or photometric in COLOUR and samples == 1:
+        others = [(count, width) for count in (samples, 1, 3) if count in (1, 3) for width in (allocated, *WIDTHS)]
+        for other in others:
+            # Bits Stored is a second witness to the width.
+            if other[1] in WIDTHS and other[1] >= stored and fits(*other):
+                if other != said:
+                    notes.append(
+                        f"The header says {said[0] or 'nothing'} for Samples per Pixel and {said[1] or 'nothing'} for "
+                        f"Bits Allocated; by their number the pixels have {other[0]} and {other[1]}, which were taken."
+                    )
+                return other
+    if samples not in (1, 3) or allocated not in (1, *WIDTHS):
+        raise XRayError(
+            f"Samples per Pixel is {said[0] or 'missing'} and Bits Allocated {said[1] or 'missing'}: pixels of this "
+            "kind are not read. Export the file again, as grey with 8 or 16 bits."
+        )
+    return samples, allocated
+
+
+def _check_length(header: Dataset, value: bytes, needed: int) -> None:
+    """Refuse pixels that are cut off, or too many for the header: then its size is not theirs."""
+    if len(value) < needed:
+        raise XRayError(f"the pixels are cut off ({len(value)} of {needed} bytes). Fetch the file again.")
+    frames = max(integer(header, "NumberOfFrames"), 1)
+    surplus = value[needed * frames :]
+    a_row = needed // max(integer(header, "Rows"), 1)
+    if len(surplus) < a_row or len(value) % needed in (0, 1) or surplus.count(surplus[:1]) == len(surplus):
+        return  # padding, or more frames than the header says
+    raise XRayError(
+        f"the pixels are {len(value)} bytes where {integer(header, 'Rows')} x {integer(header, 'Columns')} of the "
+        f"header make {needed * frames}: the size in the header is not theirs. Export the file again."
+    )
+
+
+def _bits_stored(header: Dataset, allocated: int, notes: list[str]) -> int:
+    stored = integer(header, "BitsStored")
+    if 0 < stored <= allocated:
+        return stored
+    high = integer(header, "HighBit") + 1
+    taken = high if 1 < high <= allocated else allocated
+    notes.append(f"Bits Stored is {stored or 'missing'}; {taken} bits were taken.")
+    return taken
+
+
+# ------------------------------------------------------------------------------------------- words and their bits
+
+
+def _odd(header: Dataset, found: _Words) -> np.ndarray:
+    """Return which words use bits above those stored, for no reason that the standard knows.
+
+    Overlays may lie in the spare bits (PS3.3 C.9.2, retired), a negative value has its sign in them, and padding may
+    be any value: those are no fault.
+    """
+    words, width, stored, signed, _ = found
+    spare = words >> words.dtype.type(stored)
+    for group in range(0x6000, 0x6020, 2):
+        place = header.get((group, 0x0102))
+        if place is not None and isinstance(place.value, int) and stored <= place.value < width:
+            spare = spare & ~words.dtype.type(1 << (place.value - stored))
+    odd = spare != 0
+    if signed:
+        odd &= spare != (1 << (width - stored)) - 1
+    for word in _padding_words(header, width):
+        odd &= words != word
+    return odd
+
+
+def _settled(header: Dataset, found: _Words, notes: list[str]) -> np.ndarray:
+    """Return words as values: spare bits left out, the sign applied.
+
+    Words whose values do not lie where the header says are refused: a film stored with Bits Stored 10 that uses 12,
+    or in the upper bits of its words (High Bit, as old files have it), would come out as noise.
+    """
+    words, width, stored, signed, is_compressed = found
+    if stored < width:
+        odd = _odd(header, found)
+        share = float(odd.mean())
+        if share > MOST_ODD:
+            raise XRayError(
+                f"{share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
+                f"{integer(header, 'HighBit')}): their grey values lie elsewhere than the header says. Export the "
+                "file again, or mend Bits Stored and High Bit with a DICOM editor."
+            )
+        if share and is_compressed and not signed:  # lossy compression overshoots, which must not turn white to black
+            words = np.where(odd, words.dtype.type(2**stored - 1), words)
+        elif share:
+            notes.append(f"{int(odd.sum())} pixels use bits above Bits Stored; these bits were left out.")
+    values = _signed_values(words, width, stored) if signed else words & words.dtype.type(2**stored - 1)
+    if stored < width:
+        # Padding that needs the spare bits keeps them, so that no grey of the film looks like it.
+        for word in _padding_words(header, width):
+            if not _is_within(word, width, stored, signed):
+                values = np.where(words == word, words.view(values.dtype), values)
+    return values
+
+
+def _signed_values(words: np.ndarray, width: int, stored: int) -> np.ndarray:
+    shift = words.dtype.type(width - stored)
+    values = (words << shift).view(f"i{words.dtype.itemsize}")
+    return values >> values.dtype.type(width - stored)
+
+
+def _is_within(word: int, width: int, stored: int, signed: bool) -> bool:
+    spare = word >> stored
+    return spare == 0 or (signed and spare == (1 << (width - stored)) - 1)
+
+
+def _padding_words(header: Dataset, width: int) -> list[int]:
+    """Return the words of padding; its elements are often written signed for unsigned pixels, or the reverse."""
+    found = [numbers(header, keyword)[:1] for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    return [int(one[0]) & (2**width - 1) for one in found if one]
+
+
+def _padding(header: Dataset, found: _Words) -> tuple[float, float] | None:
+    """Return the lowest and highest value of padding, as it reads among the values."""
+    _, width, stored, signed, _ = found
+    values = []
+    for word in _padding_words(header, width):
+        if not signed:
+            values.append(word)
+        else:
+            top = stored if _is_within(word, width, stored, signed) else width
+            word &= 2**top - 1
+            values.append(word - 2**top if word >> (top - 1) else word)
+    return (min(values), max(values)) if values else None
