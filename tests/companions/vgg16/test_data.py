@@ -203,12 +203,13 @@ def test_the_raw_folder_is_not_written_to(tmp_path):
 
 def test_dtypes_and_axes(tmp_path):
     path = tmp_path / "image.npy"
-    for stored in (np.full((1, 40, 48), 51, np.uint8), np.full((40, 48, 1), 0.2), np.full((40, 48), 0.2, np.float16)):
+    steps = np.repeat([[51], [102]], 20, axis=0) * np.ones((40, 48))
+    for stored in (steps.astype(np.uint8)[None], steps[:, :, None] / 255, (steps / 255).astype(np.float16)):
         np.save(path, stored)
         image = read_npy(path)
         assert image.shape == (40, 48)
         assert image.dtype == np.float32
-        assert np.allclose(image, 0.2, atol=1e-4)
+        assert np.allclose(image, steps / 255, atol=2e-4)
 
 
 def test_real_x_rays_become_npy(tmp_path, real_data):
