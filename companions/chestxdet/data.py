@@ -28,7 +28,7 @@ from heartbox.data.reading import read_each
 from heartbox.data.splits import TEST, TRAIN, VAL, assign_folds
 from heartbox.data.tables import ItemError, Problem, write_problems
 from heartbox.utils.atomic import complete_or_absent, keep_apart
-from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, fault_of_image
+from heartbox.xray.contrast import NORMALIZED_CONTRAST, fault_of_image, normalize_contrast
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import read_xray
 

@@ -32,7 +32,7 @@ from heartbox.data.splits import TRAIN, VAL, split_by_patient
 from heartbox.data.store import write_npy_header
 from heartbox.data.tables import Problem, write_problems
 from heartbox.utils.atomic import complete_or_absent, keep_apart
-from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast, fault_of_image
+from heartbox.xray.contrast import NORMALIZED_CONTRAST, fault_of_image, normalize_contrast
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import load_xray
 
