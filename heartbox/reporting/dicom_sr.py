@@ -1,14 +1,14 @@
-"""An answer as DICOM, for those who read in a viewer: a measurement report (TID 1500) and an overlay as a picture.
+"""An answer as DICOM, for readers who work in a viewer: a measurement report (TID 1500) and an overlay as an image.
 
-Both take patient and study from the source file, so that an archive files them beside it. highdicom makes the
-structure; this module knows the detector's answer and nothing of how it was found.
+Both take patient and study from the source file, so that an archive files them beside it, and get the same UIDs
+whenever they are written again, so that it keeps one copy. highdicom makes the structure; this module knows the answer
+and not how it was found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,24 +16,27 @@ from typing import TYPE_CHECKING
 
 import highdicom
 import numpy as np
-import pydicom
 from highdicom import sr
 from matplotlib.figure import Figure
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
+from heartbox import __version__
+from heartbox.reporting.dicom_source import derived_uid, source_header
 from heartbox.utils.atomic import complete_or_absent
-from heartbox.xray.errors import XRayError
+from heartbox.xray.errors import XRayError, one_line
 
 if TYPE_CHECKING:
     from heartbox.inference.result import HeartDetection
 
 MANUFACTURER = "Heartbox"
 DEVICE_UID = "2.25.220418734219864337283642953498431893247"  # this program as an observer (PS3.16 TID 1004)
+SR_SERIES, SC_SERIES = 9001, 9002  # series numbers: high, so that they are listed behind the source's
+DOTS_PER_INCH = 120  # of the overlay
 CHEST_XRAY = sr.CodedConcept("399208008", "SCT", "Plain X-ray of chest")
-# The standard's context groups have no code for these, so they stand in a scheme of our own (PS3.3 8.2).
+# The standard's context groups have no code for these, so they are in a scheme of our own (PS3.3 8.2).
 SCHEME = "99HEARTBOX"
 RATIO = sr.CodedConcept("ctr", SCHEME, "Cardiothoracic ratio")
 HEART_WIDTH = sr.CodedConcept("heart-width", SCHEME, "Greatest transverse diameter of heart")
@@ -41,17 +44,12 @@ CHEST_WIDTH = sr.CodedConcept("chest-width", SCHEME, "Greatest inner transverse 
 MILLIMETRE = sr.CodedConcept("mm", "UCUM", "mm")
 PIXEL = sr.CodedConcept("{pixels}", "UCUM", "pixels")
 NO_UNIT = sr.CodedConcept("{ratio}", "UCUM", "ratio")
-FORMS = {
-    "PatientSex": "[MFO]?",
-    "PatientBirthDate": r"(\d{8})?",
-    "StudyDate": r"(\d{8})?",
-    "StudyTime": r"(\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?)?",
-}
-IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime")
 
 
 def write_measurement_report(path: str | Path, source: str | Path, found: HeartDetection) -> Path:
     """Write the two widths and their ratio as a Comprehensive SR by TID 1500, with reference to the source image.
+
+    The notes of the answer (an AP view, a pixel spacing measured at the detector) stand in it as comments.
 
     Parameters
     ----------
@@ -70,38 +68,42 @@ def write_measurement_report(path: str | Path, source: str | Path, found: HeartD
     Raises
     ------
     XRayError
-        If the source is no DICOM image that can be referred to, if no heart was found, or if the answer has warnings.
+        If the source is not a DICOM image that can be referred to, if no heart was found, or if the answer has
+        warnings.
     """
-    header = _source(source)
+    header = source_header(source)
     if not found.has_heart:
         raise XRayError(f"{source}: no heart was found, so there is nothing to report.")
     if found.warnings:  # numbers in a report outlive the warning that stood beside them
-        raise XRayError(
-            f"{source}: the answer has warnings, so it is not reported: {' '.join(map(str, found.warnings))}"
-        )
-    with _copied_header(source):
+        raise XRayError(f"{source}: the answer has warnings ({', '.join(found.warning_codes)}), so it is not reported.")
+    with _refusing(source):
         document = _report(header, found)
-    with complete_or_absent(path) as part:
-        document.save_as(part, enforce_file_format=True)
+        with complete_or_absent(path) as part:
+            document.save_as(part, enforce_file_format=True)
     return Path(path)
 
 
 def _report(header: Dataset, found: HeartDetection) -> sr.ComprehensiveSR:
     image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
-    algorithm = sr.AlgorithmIdentification(name=MANUFACTURER, version="0.1.0")
+    algorithm = sr.AlgorithmIdentification(
+        name=MANUFACTURER, version=__version__, parameters=[f"weights {found.weights or 'unknown'}"]
+    )
     box = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=generate_uid(), identifier="Box of the heart"),
+        tracking_identifier=_tracking(header, found, "Box of the heart"),
         referenced_region=sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, _outline(found.heart), image),
         finding_type=codes.SCT.Heart,
         algorithm_id=algorithm,
     )
     # A measurement in a group about a region may not point elsewhere in the image, so the widths have their own.
     widths = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=generate_uid(), identifier="Widths of heart and chest"),
+        tracking_identifier=_tracking(header, found, "Widths of heart and chest"),
         finding_type=codes.SCT.Heart,
         algorithm_id=algorithm,
         measurements=_measurements(found, image),
     )
+    for note in found.notes:
+        comment = sr.TextContentItem(codes.DCM.Comment, note, sr.RelationshipTypeValues.CONTAINS)
+        widths[0].ContentSequence.append(comment)
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -116,9 +118,9 @@ def _report(header: Dataset, found: HeartDetection) -> sr.ComprehensiveSR:
     return sr.ComprehensiveSR(
         evidence=[header],
         content=report,
-        series_instance_uid=generate_uid(),
-        series_number=9001,
-        sop_instance_uid=generate_uid(),
+        series_instance_uid=derived_uid(header, found.weights, "SR series"),
+        series_number=SR_SERIES,
+        sop_instance_uid=derived_uid(header, found.weights, "SR"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
@@ -129,7 +131,11 @@ def _report(header: Dataset, found: HeartDetection) -> sr.ComprehensiveSR:
     )
 
 
-def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure) -> Path:
+def _tracking(header: Dataset, found: HeartDetection, identifier: str) -> sr.TrackingIdentifier:
+    return sr.TrackingIdentifier(uid=derived_uid(header, found.weights, identifier), identifier=identifier)
+
+
+def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure, weights: str = "") -> Path:
     """Write a drawn answer as a Secondary Capture image in the source's study.
 
     Parameters
@@ -140,6 +146,8 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
         The DICOM file that was asked about.
     figure : Figure
         From :func:`heartbox.reporting.detection_plots.draw_detection`.
+    weights : str
+        Digest of the weights that answered.
 
     Returns
     -------
@@ -149,76 +157,66 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
     Raises
     ------
     XRayError
-        If the source is no DICOM image that can be referred to.
+        If the source is not a DICOM image that can be referred to.
     """
-    header = _source(source)
+    header = source_header(source)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, format="png")
+    figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
     pixels = np.asarray(Image.open(buffer).convert("RGB"))
-    with _copied_header(source):
-        capture = highdicom.sc.SCImage.from_ref_dataset(
-            header,
-            pixel_array=pixels,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            series_instance_uid=generate_uid(),
-            series_number=9002,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            patient_orientation=("L", "F"),  # asked for; taken out again below
-            series_description="Heartbox overlay, not verified",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
-    # The picture holds the film and words beside it, so no direction is true of it (PS3.3 C.7.6.1.1.1: may be empty).
-    capture.PatientOrientation = None
-    with complete_or_absent(path) as part:
-        capture.save_as(part, enforce_file_format=True)
+    with _refusing(source):
+        capture = _capture(header, pixels, weights)
+        with complete_or_absent(path) as part:
+            capture.save_as(part, enforce_file_format=True)
     return Path(path)
 
 
-@contextlib.contextmanager
-def _copied_header(source: str | Path) -> Iterator[None]:
-    """Copy the source's header without a warning for each name of one part, which anonymised files have.
+def _capture(header: Dataset, pixels: np.ndarray, weights: str) -> Dataset:
+    capture = highdicom.sc.SCImage.from_ref_dataset(
+        header,
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        series_instance_uid=derived_uid(header, weights, "SC series"),
+        series_number=SC_SERIES,
+        sop_instance_uid=derived_uid(header, weights, "SC"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        patient_orientation=("L", "F"),  # asked for; taken out again below
+        series_description="Heartbox overlay, not verified",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    # The picture holds the film and words beside it, so no direction is true of it (PS3.3 C.7.6.1.1.1: may be empty).
+    capture.PatientOrientation = None
+    capture.Laterality = None  # a chest has no side, but the element is asked for
+    capture.ImageType = ["DERIVED", "SECONDARY"]
+    capture.DerivationDescription = "Film with the boxes and numbers of an automatic answer"
+    capture.BurnedInAnnotation = header.BurnedInAnnotation
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = header.SOPClassUID
+    reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    reference.PurposeOfReferenceCodeSequence = [
+        sr.CodedConcept("121322", "DCM", "Source image for image processing operation")
+    ]
+    capture.SourceImageSequence = [reference]
+    return capture
 
-    Raises
-    ------
-    XRayError
-        If highdicom or pydicom cannot copy it, for which they have an exception for each reason.
+
+@contextlib.contextmanager
+def _refusing(source: str | Path) -> Iterator[None]:
+    """Turn what highdicom and pydicom raise, an exception for each reason, into an XRayError.
+
+    Names of one part, which anonymised files have, are no reason to warn.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*intended person name.*", category=UserWarning)
         try:
             yield
+        except OSError:
+            raise
         except Exception as error:
-            raise XRayError(
-                f"{source}: its header cannot be copied into a report ({error}). Mend it with a DICOM editor."
-            ) from error
-
-
-def _source(path: str | Path) -> Dataset:
-    """Read the header that a report refers to, with the identifying elements that it copies, empty where missing."""
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    except (OSError, ValueError) as error:
-        raise XRayError(f"{path}: cannot be read as DICOM ({error}); reports need the DICOM file itself.") from error
-    missing = [
-        key for key in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID") if not header.get(key)
-    ]
-    if missing:
-        raise XRayError(
-            f"{path}: has no {', '.join(missing)}, so no report can refer to it. Give the original DICOM file."
-        )
-    for keyword in (*IDENTITY, "AccessionNumber", "ReferringPhysicianName"):
-        if keyword not in header or not _is_allowed(keyword, header.get(keyword)):
-            setattr(header, keyword, None)
-    return header
-
-
-def _is_allowed(keyword: str, value: object) -> bool:
-    """Tell whether a value may be copied; one that DICOM forbids (PS3.5 6.2) is left out, as if it were missing."""
-    return re.fullmatch(FORMS.get(keyword, ".*"), str(value or ""), re.DOTALL) is not None
+            reason = f"its header cannot be copied into a report ({type(error).__name__}: {one_line(error)})"
+            raise XRayError(f"{source}: {reason}. Mend it with a DICOM editor.") from error
 
 
 def _outline(box: np.ndarray) -> np.ndarray:

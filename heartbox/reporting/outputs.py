@@ -119,7 +119,7 @@ def _write_dicom(kind: str, target: Path, source: Path, found: HeartDetection, d
         return
     figure = draw_detection(found)
     try:
-        write_secondary_capture(target, source, figure)
+        write_secondary_capture(target, source, figure, found.weights)
     finally:
         plt.close(figure)
 

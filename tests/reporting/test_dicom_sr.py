@@ -1,6 +1,7 @@
 """Answers as DICOM: read back, they say what the detector said, of the same patient and study."""
 
 import dataclasses
+import warnings
 import zipfile
 
 import highdicom
@@ -10,7 +11,6 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
-from helpers import ROOT  # noqa: F401  (sets up the paths)
 
 from heartbox.cli import main
 from heartbox.inference.detector import HeartDetector
@@ -73,7 +73,7 @@ def test_the_overlay_is_a_picture_in_the_same_study(weights, film, tmp_path):
 def test_an_answer_with_warnings_is_not_reported(weights, film, tmp_path):
     flag = QualityFlag("other-body-part", "It is a dog.")
     found = dataclasses.replace(HeartDetector.from_weights(weights).detect(film), warnings=(flag,))
-    with pytest.raises(XRayError, match="warnings.*It is a dog"):
+    with pytest.raises(XRayError, match="warnings .other-body-part."):
         write_measurement_report(tmp_path / "sr.dcm", film, found)
     assert not (tmp_path / "sr.dcm").exists()
 
@@ -103,6 +103,8 @@ def test_from_the_command_line(weights, film, tmp_path):
         ("StudyDate", "19.01.2020"),
         ("StudyTime", "10:22"),
         ("PatientBirthDate", "unknown"),
+        ("PatientBirthDate", "19991399"),
+        ("PatientID", "x" * 65),
     ],
 )
 def test_what_dicom_forbids_is_left_out(weights, film, tmp_path, keyword, value, monkeypatch):
@@ -117,7 +119,80 @@ def test_what_dicom_forbids_is_left_out(weights, film, tmp_path, keyword, value,
     for path in (report, capture):
         written = pydicom.dcmread(path)
         assert not written[keyword].value
-        assert written.PatientID == source.PatientID
+        assert written.StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_a_report_written_again_has_the_same_uids_and_other_weights_give_others(weights, film, tmp_path):
+    found = HeartDetector.from_weights(weights).detect(film)
+
+    def uids(answer) -> list[str]:
+        report = pydicom.dcmread(write_measurement_report(tmp_path / "sr.dcm", film, answer))
+        capture = pydicom.dcmread(write_secondary_capture(tmp_path / "sc.dcm", film, plt.figure(), answer.weights))
+        return [getattr(one, key) for one in (report, capture) for key in ("SOPInstanceUID", "SeriesInstanceUID")]
+
+    first = uids(found)
+    assert uids(found) == first
+    assert len(set(first)) == 4
+    assert not set(uids(dataclasses.replace(found, weights="others"))) & set(first)
+    plt.close("all")
+
+
+def test_caveats_stand_in_the_report(weights, film, tmp_path):
+    notes = ("View AP: the heart appears too wide.", "PixelSpacing is measured at the detector.")
+    found = dataclasses.replace(HeartDetector.from_weights(weights).detect(film), notes=notes)
+    report = pydicom.dcmread(write_measurement_report(tmp_path / "sr.dcm", film, found))
+    texts = [element.value for element in report.iterall() if element.keyword == "TextValue"]
+    assert set(notes) <= set(texts)
+    assert any(found.weights in text for text in texts)
+
+
+def test_the_overlay_refers_to_its_source_and_says_whether_words_are_burned_in(weights, film, tmp_path):
+    source = pydicom.dcmread(film)
+    for said, expected in (("NO", "NO"), ("YES", "YES"), (None, "YES")):
+        source.BurnedInAnnotation = said
+        source.save_as(tmp_path / "film.dcm")
+        capture = pydicom.dcmread(write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", plt.figure()))
+        assert capture.BurnedInAnnotation == expected
+    (reference,) = capture.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("charset", "name", "kept"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("ISO_IR 100", "Müller^Jörg", "Müller^Jörg"),
+        ("ISO_IR 192", "Иванов^Иван", "Иванов^Иван"),
+        ("nonsense", "Doe^Jane", "Doe^Jane"),
+        ("ISO_IR 192", "Doe\x07^Jane", "Doe^Jane"),
+        ("ISO_IR 192", ["Doe^Jane", "Roe^Jane"], "Doe^Jane"),
+        ("ISO_IR 192", "x" * 90, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_names_in_any_character_set_are_copied_as_unicode(weights, film, tmp_path, charset, name, kept):
+    source = pydicom.dcmread(film)
+    source.SpecificCharacterSet, source.PatientName = charset, name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source.save_as(tmp_path / "film.dcm")
+    found = HeartDetector.from_weights(weights).detect(film)
+    report = pydicom.dcmread(write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found))
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert str(report.PatientName) == kept
+
+
+@pytest.mark.parametrize("uid", ["1.02.3", "1.2.abc", "1." + "2" * 70])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_source_whose_identifiers_no_archive_takes_is_refused(weights, film, tmp_path, uid, monkeypatch):
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    source = pydicom.dcmread(film)
+    source.StudyInstanceUID = uid
+    source.save_as(tmp_path / "film.dcm")
+    found = HeartDetector.from_weights(weights).detect(film)
+    with pytest.raises(XRayError, match="StudyInstanceUID .* is not a valid UID"):
+        write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,0 +1,139 @@
+"""What a DICOM report copies from its source: patient and study, with values that are valid or left out.
+
+An archive files a report by these values, and refuses it where they are malformed; sources often are. Knows headers.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import generate_uid
+
+from heartbox.xray.errors import XRayError, one_line
+from heartbox.xray.header import text
+
+UNICODE = "ISO_IR 192"  # the character set of everything written here
+UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
+LONGEST_UID = 64
+REFERENCED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# Elements that are copied, with the longest value that their representation allows (PS3.5 6.2). The first ones must
+# be there, if only empty. What is too long is left out and not cut: half an identifier is another patient's.
+REQUIRED = {
+    "PatientName": 64,
+    "PatientID": 64,
+    "PatientBirthDate": 8,
+    "PatientSex": 1,
+    "StudyDate": 8,
+    "StudyTime": 16,
+    "StudyID": 16,
+    "AccessionNumber": 16,
+    "ReferringPhysicianName": 64,
+}
+OPTIONAL = {"PatientAge": 4, "IssuerOfPatientID": 64, "StudyDescription": 64}
+FORMS = {
+    "PatientSex": r"[MFO]",
+    "PatientAge": r"\d{3}[DWMY]",
+    "StudyTime": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
+}
+NAMES, DATES = ("PatientName", "ReferringPhysicianName"), ("PatientBirthDate", "StudyDate")
+
+
+def source_header(path: str | Path) -> Dataset:
+    """Read what a report needs of its source.
+
+    Parameters
+    ----------
+    path : path
+        A DICOM file.
+
+    Returns
+    -------
+    Dataset
+        The elements of `REFERENCED`, `REQUIRED` (empty where unknown or malformed) and `OPTIONAL` (absent then), in
+        the character set ISO_IR 192; and the size of the image and whether text is burned into it.
+
+    Raises
+    ------
+    XRayError
+        If the file cannot be read, or has no valid identifiers that a report could refer to.
+    """
+    try:
+        source = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    except Exception as error:  # garbled headers fail inside pydicom in many ways
+        reason = f"cannot be read as DICOM ({one_line(error)}); reports need the DICOM file itself."
+        raise XRayError(f"{path}: {reason}") from error
+    header = Dataset()
+    header.SpecificCharacterSet = UNICODE
+    for keyword in REFERENCED:
+        setattr(header, keyword, _uid(path, source, keyword))
+    for keyword, longest in (REQUIRED | OPTIONAL).items():
+        value = _valid(keyword, _first(source, keyword), longest)
+        if value or keyword in REQUIRED:
+            setattr(header, keyword, value or None)
+    header.Rows, header.Columns = source.get("Rows"), source.get("Columns")
+    # Unless the source denies it there may be words in its pixels, and there are some in a picture made from it.
+    header.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation") == "NO" else "YES"
+    return header
+
+
+def _first(source: Dataset, keyword: str) -> str:
+    """Return an element as text, the first value of several; "" where it is absent or garbled."""
+    try:
+        value = source.get(keyword)
+        return str(value[0] if isinstance(value, MultiValue) and value else value or "").strip().strip("\0")
+    except Exception:  # garbled values fail inside pydicom in many ways
+        return ""
+
+
+def _uid(path: str | Path, source: Dataset, keyword: str) -> str:
+    value = text(source, keyword)
+    if not value:
+        raise XRayError(f"{path}: has no {keyword}, so no report can refer to it. Give the original DICOM file.")
+    if not UID.fullmatch(value) or len(value) > LONGEST_UID:
+        raise XRayError(f"{path}: its {keyword} {value!r} is not a valid UID, so no report can refer to it.")
+    return value
+
+
+def _valid(keyword: str, value: str, longest: int) -> str:
+    """Return a value as DICOM allows it (PS3.5 6.2), or "" where it does not."""
+    if keyword in NAMES:
+        return _valid_name(value, longest)
+    if any(ord(letter) < 32 or letter == "\\" or 0xD800 <= ord(letter) < 0xE000 for letter in value):
+        return ""
+    if len(value) > longest or not re.fullmatch(FORMS.get(keyword, ".*"), value):
+        return ""
+    if keyword in DATES:
+        try:
+            return date.fromisoformat(value).strftime("%Y%m%d") if value.isdecimal() else ""
+        except ValueError:
+            return ""
+    return value
+
+
+def _valid_name(value: str, longest: int) -> str:
+    """Return a person's name, of at most three spellings with at most five parts each."""
+    letters = "".join(letter for letter in value if letter.isprintable() and letter != "\\")
+    spellings = letters.split("=")[:3]
+    if any(len(spelling) > longest or spelling.count("^") > 4 for spelling in spellings):
+        return ""
+    return "=".join(spellings)
+
+
+def derived_uid(header: Dataset, weights: str, kind: str) -> str:
+    """Return the UID of something derived from a source: the same whenever it is derived again.
+
+    Parameters
+    ----------
+    header : Dataset
+        Of the source.
+    weights : str
+        Digest of the weights that answered.
+    kind : str
+        What it is the UID of.
+    """
+    return generate_uid(entropy_srcs=["heartbox", header.SOPInstanceUID, weights, kind])
