@@ -128,9 +128,9 @@ class AtriumTask(Task):
         """Return the schedule and the network's configuration."""
         return super().settings() | {"network": self.network}
 
-    def labels(self, split: AtriumSlices) -> NDArray:
-        """Return all masks of a split, packed to bits."""
-        return np.concatenate([np.packbits(masks) for masks in split.masks])
+    def labels(self, dataset: AtriumSlices) -> NDArray:
+        """Return all masks of a dataset, packed to bits."""
+        return np.concatenate([np.packbits(masks) for masks in dataset.masks])
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], epoch: int, device: torch.device) -> Tensor:
         """Return the Dice loss of a batch."""

@@ -194,7 +194,7 @@ def gif_through(
     rows, columns = (
         slice(max(0, centre[axis] + window[2 * axis]), centre[axis] + window[2 * axis + 1]) for axis in (0, 1)
     )
-    zoom = max(2, 400 // (window[3] - window[2]))
+    zoom = max(2, 250 // (window[3] - window[2]))
     occupied = np.flatnonzero((volume.mask | predicted).any(axis=(1, 2)))
     # One palette for all frames, with both outline colours in it: a palette made from the commonest colours of a frame
     # has greys only. Outlines are drawn without smoothing, since the palette has nothing between grey and colour.
@@ -209,9 +209,9 @@ def gif_through(
         for mask, colour in zip((volume.mask, predicted), colours, strict=True):
             large = _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(frame, outlines, -1, colour.tolist(), 2, cv2.LINE_8)
+            cv2.drawContours(frame, outlines, -1, colour.tolist(), 1, cv2.LINE_8)
         words, corner = f"slice {k + 1} of {len(predicted)}", (8, len(frame) - 12)
-        cv2.putText(frame, words, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2, cv2.LINE_AA)
+        cv2.putText(frame, words, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         frames.append(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
     return save_gif(path, frames, milliseconds=120)
 
