@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from helpers import ROOT, copy_companion, execute, solve, write_processed
+from helpers import copy_companion, execute, solve, write_processed
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no screen is needed to draw
 
@@ -81,7 +81,6 @@ def solved_companion(tmp_path_factory) -> Callable[[str], Path]:
     @functools.cache
     def run(name: str) -> Path:
         folder = copy_companion(tmp_path_factory.mktemp("companion") / "copy")
-        shutil.copytree(ROOT / "weights", folder / "weights")
         solve(folder / name)
         done = execute(folder, [name])
         assert done.returncode == 0, done.stderr[-3000:]

@@ -55,6 +55,7 @@ def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
     """Copy the notebooks and what the README says belongs beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "heartbox", folder / "heartbox", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "weights", folder / "weights")
     for name in ["cardiac_dataset.py", *notebooks]:
         shutil.copy(ROOT / name, folder)
     return folder

@@ -79,7 +79,6 @@ def lab(tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
     """Start JupyterLab on a copy of the project; yield the copy, the address and the token."""
     base = tmp_path_factory.mktemp("browser")
     folder = copy_companion(base / "copy")
-    shutil.copytree(ROOT / "weights", folder / "weights")
     for name in NOTEBOOKS:
         shutil.copy(ROOT / name, folder)
     for path in folder.rglob("*.ipynb"):  # what is seen afterwards was made here

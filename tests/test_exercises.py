@@ -5,7 +5,6 @@ check, and a folded solution whose one block of code can stand in place of the a
 """
 
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -46,7 +45,6 @@ def test_exercises_are_whole(name):
 @pytest.mark.slow
 def test_the_solutions_of_the_four_are_right(tmp_path):
     folder = copy_project(tmp_path / "copy")
-    shutil.copytree(ROOT / "weights", folder / "weights")
     for name in NOTEBOOKS:
         solve(folder / name)
     run = execute(folder, NOTEBOOKS)

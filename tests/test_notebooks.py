@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-import torch
 from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute, output_of
 
 from heartbox.data.layouts import RSNA_COLUMNS
+from heartbox.models.weights import load_weights
 from heartbox.phantom import write_phantoms
 
 
@@ -36,8 +36,26 @@ def check_artifacts(folder: Path) -> dict:
     assert metrics["model"]["images"] == metrics["mean_box"]["images"] == stats["counts"]["val"]
     assert len(pd.read_csv(model / "history.csv")) == metrics["epochs"]
     assert (model / "training.gif").read_bytes()[:6] == b"GIF89a"
-    assert torch.load(model / "model.pt", weights_only=True)["config"]["head"] == "edges"
+    assert (model / "classic.gif").read_bytes()[:6] == b"GIF89a"
+    assert metrics["classic"]["images"] == stats["counts"]["val"]
+    assert load_weights(model / "classic.pt")[1].head == "regression"
+    assert load_weights(model / "model.pt")[1].head == ("regression" if metrics["recipe"] == "classic" else "edges")
     return metrics
+
+
+def edit(path: Path, *changes: tuple[str, str]) -> None:
+    """Change settings of a notebook as a reader does, in its cells."""
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+def stopped_with(path: Path) -> str:
+    """Return what the first error of a notebook shows, all of it."""
+    outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", [])]
+    return "\n".join(next(out for out in outputs if out.output_type == "error").traceback)
 
 
 @pytest.mark.slow
@@ -48,12 +66,24 @@ def test_all_four_on_phantoms(tmp_path):
     assert check_artifacts(folder / "elsewhere")["layout"] == "phantom"
     assert not (folder / "artifacts").exists()
     assert "synthetic" in output_of(folder / NOTEBOOKS[0])
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["data", "elsewhere", "heartbox"]
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["data", "elsewhere", "heartbox", "weights"]
     for name in NOTEBOOKS:  # nothing red, and nothing of this machine
         cells = nbformat.read(folder / name, 4).cells
         stderr = [o["text"] for c in cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
         assert stderr == [], name
         assert str(tmp_path) not in output_of(folder / name)
+    # The progress bar ends with the result.
+    shown = re.findall(r"val_iou=([\d.]+)\]", output_of(folder / NOTEBOOKS[2]))
+    history = pd.read_csv(folder / "elsewhere/model/history.csv")
+    assert float(shown[-1]) == pytest.approx(history["val_iou"].iloc[-1], abs=0.0005)
+    # The other settings in plain sight: the published recipe, and the classic network explained.
+    edit(folder / NOTEBOOKS[2], ('RECIPE = \\"edges\\"', 'RECIPE = \\"classic\\"'))
+    edit(folder / NOTEBOOKS[3], ('WEIGHTS = [\\"trained\\", \\"released\\"]', 'WEIGHTS = \\"classic\\"'))
+    run = execute(folder, NOTEBOOKS[2:], CARDIAC_ARTIFACTS="elsewhere")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert check_artifacts(folder / "elsewhere")["recipe"] == "classic"
+    assert "classic.pt" in output_of(folder / NOTEBOOKS[3])
+    assert "heart-resnet18.pt" not in output_of(folder / NOTEBOOKS[3])
 
 
 @pytest.mark.slow
@@ -88,28 +118,40 @@ def test_few_films_without_a_chest(tmp_path):
     assert second.name in output_of(folder / NOTEBOOKS[0])
     assert first.name not in (folder / "artifacts/processed/skipped.csv").read_text()
     assert "ctr_mae" not in metrics["model"]
-    assert torch.load(folder / "artifacts/model/model.pt", weights_only=True)["config"]["targets"] == ["heart"]
+    assert load_weights(folder / "artifacts/model/model.pt")[1].targets == ("heart",)
     assert "nan" not in output_of(folder / NOTEBOOKS[3])
 
 
 @pytest.mark.parametrize(("notebook", "first"), [(NOTEBOOKS[1], "01-"), (NOTEBOOKS[2], "01-"), (NOTEBOOKS[3], "03-")])
 def test_alone_each_says_what_to_run_first(tmp_path, notebook, first):
     folder = copy_project(tmp_path / "copy", [notebook])
+    shutil.rmtree(folder / "weights")
     run = execute(folder, [notebook])
     assert run.returncode != 0
     assert re.search(rf"run {first}[\w-]+\.ipynb first", run.stderr), run.stderr[-2000:]
 
 
+@pytest.mark.parametrize(("name", "content"), [("notes.dcm", b"not an X-ray"), ("cut.png", b"\x89PNG\r\n\x1a\n")])
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content):
+    folder = copy_project(tmp_path / "copy", [NOTEBOOKS[3]])
+    (folder / name).write_bytes(content)
+    execute(folder, ["--allow-errors", NOTEBOOKS[3]], CARDIAC_XRAY=name)
+    said = stopped_with(folder / NOTEBOOKS[3])
+    assert said.startswith(name)
+    assert "\n" not in said
+
+
 def test_the_last_notebook_alone_with_the_released_weights(tmp_path, real_data):
     """Who takes only this notebook, the modules and the weights gets an answer about a film of their own."""
     folder = copy_project(tmp_path / "copy", [NOTEBOOKS[3]])
-    shutil.copytree(ROOT / "weights", folder / "weights")
     film = sorted((real_data / "dicom").glob("0*.dcm"))[0]
     run = execute(folder, [NOTEBOOKS[3]], CARDIAC_XRAY=str(film))
     assert run.returncode == 0, run.stderr[-3000:]
     output = output_of(folder / NOTEBOOKS[3])
     assert "heart-resnet18.pt" in output
     assert "CTR layout" in output
+    assert "model.pt is not there" in output  # nothing was trained here, and it says so
+    assert "no trained classic network" in output
     # and without a film: a synthetic one, with weights that say that it is none of theirs
     run = execute(folder, [NOTEBOOKS[3]])
     assert run.returncode == 0, run.stderr[-3000:]
