@@ -51,15 +51,10 @@ def shrink_pictures(colours: int = 256) -> None:
     shell = get_ipython()
     if shell is None:
         return
+    import matplotlib_inline.backend_inline  # noqa: F401  brings a formatter of its own, once: before ours
     from matplotlib.figure import Figure
 
-    def take_over(*_) -> None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: small_png(figure, colours))
-        if take_over in shell.events.callbacks["post_run_cell"]:
-            shell.events.unregister("post_run_cell", take_over)
-
-    # At the end of this cell, because matplotlib's own formatter is put there at the end of the cell that imports it.
-    shell.events.register("post_run_cell", take_over)
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: small_png(figure, colours))
 
 
 def small_png(figure, colours: int = 256) -> bytes:

@@ -1,10 +1,14 @@
 """Errors in one sentence, and pictures that keep a notebook small."""
 
+import base64
 import io
 
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
+from helpers import ROOT, user_environment
 from PIL import Image
 
 from heartbox.utils.notebook import StopHere, in_one_sentence, shrink_pictures, small_png
@@ -32,3 +36,15 @@ def test_a_small_picture_is_the_picture():
 
 def test_outside_jupyter_nothing_happens():
     shrink_pictures()
+
+
+def test_in_jupyter_pictures_have_a_palette():
+    cells = [
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})",
+        "import matplotlib.pyplot as plt\nfrom heartbox.utils.notebook import shrink_pictures\nshrink_pictures()",
+        "figure, ax = plt.subplots()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    nbclient.NotebookClient(notebook, kernel_name="python3").execute(env=user_environment())
+    png = base64.b64decode(notebook.cells[-1].outputs[0].data["image/png"])
+    assert Image.open(io.BytesIO(png)).mode == "P"
