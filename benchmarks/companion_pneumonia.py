@@ -3,8 +3,8 @@
     python benchmarks/companion_pneumonia.py DATA
 
 DATA is the NIH folder (folds by patient, every film answered by a network that was trained without its patient)
-or RSNA's (24,000 films to train on, 2,684 held out). Writes companion_pneumonia.md beside this script. It can be
-stopped at any moment: what is finished is kept under --work, and a training goes on behind its last epoch.
+or RSNA's (24,000 films to train on, 2,684 to validate). Writes results/companion_pneumonia.md. An interrupted run
+continues: what is finished is kept under --work, and a training continues after its last epoch.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ from heartbox.training.loop import fit  # noqa: E402
 from heartbox.utils.atomic import complete_or_absent  # noqa: E402
 
 SEED, RECALL = 0, 0.9
-WATCHED = 32  # films that are measured after each epoch, which decides nothing
+WATCHED = 32  # validation films measured after each epoch; they decide nothing
 HEART = released_weights()
 WHAT_IT_IS = {
-    "last layer alone": "the trunk of the released heart network as it is, and a logistic regression on its pooled "
+    "last layer alone": "the trunk of the released heart network, unchanged, and a logistic regression on its averaged "
     "features",
     "from scratch": "trained from random weights",
-    "fine-tuned": "the last layer alone, then all of it trained on from there",
+    "fine-tuned": "the last layer alone, then all layers trained from there",
 }
 ROWS = tuple(WHAT_IT_IS)
 
@@ -70,7 +70,7 @@ ROWS = tuple(WHAT_IT_IS)
 
 
 def recipe_of(row: str, layout: str) -> PneumoniaRecipe:
-    """Return how a row is trained: from nothing, or from the trunk of the network that finds hearts."""
+    """Return how a row is trained: from random weights, or from the trunk of the network that finds hearts."""
     if row == "from scratch":
         return RECIPES["published" if layout == "rsna" else "few films"]
     if row == "last layer alone":
@@ -93,9 +93,9 @@ def make_parts(prepared: Prepared, folds: int) -> np.ndarray:
 def answer(
     prepared: Prepared, train: np.ndarray, val: np.ndarray, recipe: PneumoniaRecipe, out: Path, may_train: bool
 ) -> dict[str, np.ndarray] | None:
-    """Train on some films and answer others with logits and maps, or load what an earlier run answered.
+    """Train on some films and answer others with logits and maps, or load the answers of an earlier run.
 
-    None where nothing was answered before and nothing may be trained.
+    Returns None if there are no earlier answers and nothing may be trained.
     """
     path = out / "answers.npz"
     about = dataclasses.asdict(recipe) | {"start": Path(recipe.start).name}
@@ -131,25 +131,25 @@ def answer(
 def all_answers(
     prepared: Prepared, parts: np.ndarray, recipe: PneumoniaRecipe, out: Path, may_train: bool
 ) -> dict[str, np.ndarray] | None:
-    """Return the answers about all films that are in a part, each from a network that did not see its patient."""
+    """Return the answers about all films that are in a part, each by a network trained without its patient."""
     if prepared.stats["layout"] != "nih":
         return answer(prepared, prepared.rows(TRAIN), np.flatnonzero(parts >= 0), recipe, out / "held-out", may_train)
-    one = []
+    folds = []
     for part in np.unique(parts):
-        sides = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
-        one.append(answer(prepared, *sides, recipe, out / f"fold-{part}", may_train))
-        if one[-1] is None:
+        train, val = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        folds.append(answer(prepared, train, val, recipe, out / f"fold-{part}", may_train))
+        if folds[-1] is None:
             return None
-    joined = {key: np.concatenate([each[key] for each in one]) for key in ("rows", "logits", "boxed", "maps")}
-    return joined | {"weight": np.concatenate([np.full(len(each["rows"]), each["weight"]) for each in one])}
+    joined = {key: np.concatenate([fold[key] for fold in folds]) for key in ("rows", "logits", "boxed", "maps")}
+    return joined | {"weight": np.concatenate([np.full(len(fold["rows"]), fold["weight"]) for fold in folds])}
 
 
 # ---------------------------------------------------------------- figures
 
 
 def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
-    """Answer without seeing a lung: by view, by number of the film, by thumbnail. NaN for films that only train."""
-    labels, images = prepared.labels, np.load(prepared.folder / "images.npy", mmap_mode="r")
+    """Answer without seeing the lungs: by view, number of the film, thumbnail. NaN for films that only train."""
+    labels, images = prepared.labels, prepared.images
     targets, small = labels["target"].to_numpy(), thumbnails(images)
     answers = {"8 x 8 thumbnail": np.full(len(labels), np.nan)}
     if (labels["view"] != "").any():
@@ -162,7 +162,7 @@ def shortcuts(prepared: Prepared, parts: np.ndarray) -> dict[str, np.ndarray]:
             views = labels["view"].to_numpy()
             answers["view position"][asked] = group_rates(views[known], targets[known], views[asked])
     if labels["follow_up"].notna().all():
-        answers["how many films the patient had before"] = labels["follow_up"].to_numpy(float)
+        answers["number of earlier films of the patient"] = labels["follow_up"].to_numpy(float)
     return answers
 
 
@@ -181,7 +181,7 @@ def evidence_lines(prepared: Prepared, answers: dict[str, np.ndarray]) -> list[s
     return [
         f"Evidence inside the boxes, {known.sum()} films with boxes: {share[known].mean():.0%}; share of the area "
         f"{area[known].mean():.0%}, own map shuffled {shuffled[known].mean():.0%}, maps of the other films "
-        f"{others[known].mean():.0%}; own map less the others' {(share - others)[known].mean():+.1%} "
+        f"{others[known].mean():.0%}; own map minus the others' {(share - others)[known].mean():+.1%} "
         f"(95 % interval {gain[0]:+.1%} to {gain[1]:+.1%}); {(~known).sum()} films have no evidence for pneumonia."
     ]
 
@@ -213,23 +213,23 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         f"patient, 1000 rounds. {' '.join(f'*{name.capitalize()}*: {WHAT_IT_IS[name]}.' for name in found)} "
         "Recipes: `companions/pneumonia/model.py`.",
         "",
-        "| answers from | AUROC | average precision | AUROC less the thumbnail's |",
+        "| answers from | AUROC | average precision | AUROC minus the thumbnail's |",
         "|---|---|---|---|",
     ]
     for name, all_scores in scores.items():
         mine = all_scores[asked]
         figures = rank_figures(targets, mine, patients)
-        less = "-"
+        difference = "-"
         if name.startswith("ResNet18"):
             low, high = bootstrap_interval(
                 lambda y, a, b: auroc(y, a) - auroc(y, b), patients, targets, mine, small
             )  # the same draws for both: a paired difference
-            less = f"{auroc(targets, mine) - auroc(targets, small):+.3f} ({low:+.3f} to {high:+.3f})"
-        lines.append(f"| {name} | {figure(figures, 'auroc')} | {figure(figures, 'average_precision')} | {less} |")
+            difference = f"{auroc(targets, mine) - auroc(targets, small):+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(f"| {name} | {figure(figures, 'auroc')} | {figure(figures, 'average_precision')} | {difference} |")
     lines.append(f"| the same for every film | 0.500 | {targets.mean():.3f} | - |")
     if "view position" not in scores:
-        lines += ["", "The view position of these films is not recorded in this folder; the thumbnail, in which hardly "
-                  "an opacity can be seen, stands for what projection and exposure tell."]  # fmt: skip
+        lines += ["", "The view position of these films is not recorded in this folder; the thumbnail, in which an "
+                  "opacity can hardly be seen, shows what projection and exposure tell."]  # fmt: skip
     others = "folds" if nih else "half"
     lines += ["", f"At the highest threshold with a recall of {RECALL:.0%} on the other {others}:", "",
               "| answers from | TP | FN | FP | TN | accuracy | precision | recall | specificity |",
@@ -238,7 +238,7 @@ def report(prepared: Prepared, parts: np.ndarray, found: dict[str, dict[str, np.
         called, _ = cross_fitted_calls(targets, scores[name][asked], parts[asked], RECALL)
         lines.append(call_row(name, confusion_figures(targets, called)))
     majority = targets.mean() >= 0.5
-    lines.append(call_row("the more common answer", confusion_figures(targets, np.full(len(targets), majority))))
+    lines.append(call_row("the more common class", confusion_figures(targets, np.full(len(targets), majority))))
     lines += reader_lines(labels, scores, asked)
     for name, one in found.items():
         weight = np.broadcast_to(one["weight"], one["rows"].shape)

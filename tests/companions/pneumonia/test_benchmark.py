@@ -27,7 +27,7 @@ def test_the_benchmark_reports_what_it_is_given(nih, tmp_path):
     assert "*Fine-tuned*: " in text and "*From scratch*" not in text  # what is not there needs no explaining
     assert "| ResNet18, fine-tuned | 1.000 (1.000 to 1.000) | 1.000 (1.000 to 1.000) |" in text
     assert "| ResNet18, fine-tuned | 24 | 0 | 0 | 24 | 1.000 | 1.000 | 1.000 | 1.000 |" in text
-    assert "| the more common answer | 24 | 0 | 24 | 0 | 0.500 | 0.500 | 1.000 | 0.000 |" in text
+    assert "| the more common class | 24 | 0 | 24 | 0 | 0.500 | 0.500 | 1.000 | 0.000 |" in text
     assert "2 films with boxes: 100%; share of the area 50%" in text
     assert "view position of these films is not recorded" in text
     assert "| those labelled pneumonia | 6 / 18 | 0.500" in text
