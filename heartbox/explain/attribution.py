@@ -1,7 +1,9 @@
-"""Signed evidence maps: which parts of an image push each edge of the box to which side.
+"""Signed evidence maps: which parts of an image push each edge of the box in which direction.
 
-A coordinate can be pushed up or down, so the sign is half of the answer and is kept: positive evidence moves
-the edge right or down, negative left or up. Knows networks and torch; no files, no drawing.
+A coordinate can be pushed up or down, so the sign is half of the explanation and is kept: positive evidence moves the
+edge right or down, negative evidence left or up. Knows networks and torch; no files, no drawing.
+
+:mod:`heartbox.explain.faithfulness` tests whether a map is true.
 """
 
 from __future__ import annotations
@@ -10,17 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heartbox.boxes import EDGES_PER_BOX
+from heartbox.models.heads import BoxNet
 
-def class_activation_map(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Split each coordinate of a regression network into what each place of the feature map adds to it.
+BLUR = 12.0  # px, standard deviation: removes an edge from sight and leaves the brightness around it
+SMOOTHING = 3.0  # px, standard deviation: the gradient of a single pixel is noise
 
-    With global average pooling and one linear layer a coordinate is ``sum over places of w . f(place) / places
-    + bias``, so the class-activation map (Zhou et al. 2016), without the ReLU that is often put behind it, is
-    not a picture of the answer but the answer itself, written out place by place.
+# ---------------------------------------------------------------- maps at the last feature map
+
+
+def class_activation_map(model: BoxNet, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Split each coordinate of a regression network into the contributions of the positions of the feature map.
+
+    With global average pooling and one linear layer a coordinate is ``sum over positions of w . f(position) /
+    positions + bias``. The class-activation map (Zhou et al. 2016), without the ReLU that usually follows it, is
+    therefore not a picture of the answer but the answer itself, written out position by position.
 
     Parameters
     ----------
-    model : nn.Module
+    model : BoxNet
         From ``build_model("resnet18", "regression")``.
     x : Tensor, shape (N, 1, size, size)
         Normalised images.
@@ -28,35 +38,35 @@ def class_activation_map(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     tuple of Tensor
-        Maps (N, E, h, w) in pixels of movement and the bias (E,): ``maps.sum((2, 3)) + bias`` is the output.
+        Maps, (N, E, h, w), in pixels of movement, and the bias, (E,): ``maps.sum((2, 3)) + bias`` is the output.
 
     Raises
     ------
     ValueError
-        If the model does not end in global pooling and one linear layer.
+        If the network does not end in global pooling and one linear layer.
     """
     if not model.has_linear_head:
         raise ValueError("an exact class-activation map needs resnet18 with the regression head")
     with torch.no_grad():
         features = model.features(x)
-        places = features.shape[2] * features.shape[3]
-        maps = torch.einsum("ec,nchw->nehw", model.last_layer.weight, features) / places
+        positions = features.shape[2] * features.shape[3]
+        maps = torch.einsum("ec,nchw->nehw", model.last_layer.weight, features) / positions
     return maps, model.last_layer.bias.detach()
 
 
-def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
+def hires_cam(model: BoxNet, x: Tensor) -> Tensor:
     """Signed gradient map of each coordinate at the last feature map (HiResCAM, Draelos & Carin 2020).
 
-    At each place, activation times the gradient of the coordinate, summed over channels and not averaged over
-    places first as Grad-CAM does. For global pooling and one linear layer it equals
-    :func:`class_activation_map`. For other heads it is a first-order account of what scaling a feature would do, which
-    is not what taking it away does: it finds the places well, and gets the sign wrong in a third of the cases
+    At each position the activation is multiplied by the gradient of the coordinate and summed over the channels.
+    Grad-CAM averages the gradient over positions first; this does not. For global pooling and one linear layer the map
+    equals :func:`class_activation_map`. For other heads it is a first-order account of scaling a feature, which is not
+    the same as removing it: the positions are reliable, and the sign is wrong in a third of the cases
     (``benchmarks/results/explanation_faithfulness.md``).
 
     Parameters
     ----------
-    model : nn.Module
-        Any model of :mod:`heartbox.models.heads`.
+    model : BoxNet
+        In evaluation mode.
     x : Tensor, shape (N, 1, size, size)
         Normalised images.
 
@@ -69,56 +79,66 @@ def hires_cam(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([(gradient * features).sum(dim=1) for gradient in gradients], dim=1)
 
 
-def grad_cam(model: nn.Module, x: Tensor) -> Tensor:
+def grad_cam(model: BoxNet, x: Tensor) -> Tensor:
     """Signed Grad-CAM of each coordinate at the last feature map (Selvaraju et al. 2017), without its ReLU.
 
-    The gradient is averaged over places before it weighs the channels, which is right where a place's evidence
-    does not depend on where it is, and wrong for an edge, which is all about where. Kept for comparison.
+    The gradient is averaged over positions before it weights the channels. That is right where evidence does not depend
+    on its position, and wrong for an edge, which is all about position. Kept for comparison.
 
-    Parameters and return value as for :func:`hires_cam`.
+    Parameters and return value are those of :func:`hires_cam`.
     """
     features, gradients = _feature_gradients(model, x)
     weights = [gradient.mean(dim=(2, 3), keepdim=True) for gradient in gradients]
     return torch.stack([(weight * features).sum(dim=1) for weight in weights], dim=1)
 
 
-def _feature_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _feature_gradients(model: BoxNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the last feature map, (N, C, h, w), and the gradient of each coordinate there, in the same shape."""
     with torch.enable_grad():
         features = model.features(x).detach().requires_grad_()
-        coordinates = model.coordinates(features)
-        edges = range(coordinates.shape[1])
-        gradients = [torch.autograd.grad(coordinates[:, e].sum(), features, retain_graph=True)[0] for e in edges]
+        gradients = _gradients(model.coordinates(features), features)
     return features.detach(), gradients
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Blur images (N, 1, size, size) until what an edge could be seen by is gone, but not the brightness around."""
-    reach = int(3 * sigma)
-    places = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
+def _gradients(coordinates: Tensor, inputs: Tensor, edges: int | None = None) -> list[Tensor]:
+    """Return the gradient of each coordinate, (N, E), with respect to its own inputs, in the shape of these."""
+    # Images of a batch do not mix, so the gradient of the sum over the batch is that of each image.
+    return [
+        torch.autograd.grad(coordinates[:, edge].sum(), inputs, retain_graph=True)[0]
+        for edge in range(edges or coordinates.shape[1])
+    ]
+
+
+# ---------------------------------------------------------------- maps at the image
+
+
+def blurred(x: Tensor, sigma: float = BLUR) -> Tensor:
+    """Blur images, (N, 1, size, size), with a Gaussian of `sigma` pixels; borders are extended outwards."""
+    radius = int(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))
 
 
 def integrated_gradients(
-    model: nn.Module, x: Tensor, steps: int = 16, sigma: float = 12.0, edges: int | None = None
+    model: nn.Module, x: Tensor, steps: int = 16, sigma: float = BLUR, edges: int | None = None
 ) -> Tensor:
     """Signed integrated gradients of each coordinate, from the blurred image to the image (Sundararajan et al. 2017).
 
-    Summed over all places they are the coordinate's difference between the two images, up to the error of `steps`.
+    Summed over the image they are the difference of the coordinate between the two images, up to the error of `steps`.
 
     Parameters
     ----------
     model : nn.Module
-        Any model of :mod:`heartbox.models.heads`, in evaluation mode.
+        Maps images to coordinates; in evaluation mode.
     x : Tensor, shape (N, 1, size, size)
         Normalised images.
     steps : int
-        Points on the way, at the middles of equal parts.
+        Points on the path, at the centres of equal parts.
     sigma : float
-        Of the blur, in pixels.
+        Standard deviation of the blur, in pixels.
     edges : int, optional
         How many of the coordinates, from the first; all by default.
 
@@ -126,76 +146,81 @@ def integrated_gradients(
     -------
     Tensor, shape (N, E, size, size)
         Evidence for each coordinate, in pixels of movement.
+
+    Notes
+    -----
+    The points go through the network one by one. On a CPU nearly all the time is spent in `steps` forward and
+    ``steps * E`` backward passes, which are no faster in batches.
     """
     start = blurred(x, sigma)
-    total: Tensor | None = None
+    total = 0
     for step in range(steps):
         point = start + (step + 0.5) / steps * (x - start)
         with torch.enable_grad():
             point = point.detach().requires_grad_()
-            coordinates = model(point)
-            gradients = torch.cat(
-                [
-                    torch.autograd.grad(coordinates[:, edge].sum(), point, retain_graph=True)[0]
-                    for edge in range(edges or coordinates.shape[1])
-                ],
-                dim=1,
-            )
-        total = gradients if total is None else total + gradients
+            gradients = _gradients(model(point), point, edges)
+        total = total + torch.cat(gradients, dim=1)
     return (total / steps * (x - start)).detach()
 
 
+def smooth_gradients(model: nn.Module, x: Tensor, sigma: float = SMOOTHING) -> Tensor:
+    """Return the integrated gradients of the first four coordinates, averaged over a few pixels."""
+    maps = integrated_gradients(model, x, edges=EDGES_PER_BOX)
+    return blurred(maps.flatten(0, 1)[:, None], sigma).view_as(maps)
+
+
 @torch.no_grad()
-def occlusion_map(model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14, sigma: float = 12.0) -> Tensor:
-    """Measure how far each coordinate moves when a patch is blurred away (Zeiler & Fergus 2014): no gradients.
+def occlusion_map(
+    model: nn.Module, x: Tensor, patch: int = 28, stride: int = 14, sigma: float = BLUR, batch_size: int = 16
+) -> Tensor:
+    """Measure how far each coordinate moves when a patch is blurred away (Zeiler & Fergus 2014), without gradients.
 
     Parameters
     ----------
     model : nn.Module
-        Any model of :mod:`heartbox.models.heads`, in evaluation mode.
+        Maps images to coordinates; in evaluation mode.
     x : Tensor, shape (1, 1, size, size)
         One normalised image.
     patch, stride : int
-        Side of the patch and about the distance from one to the next, in pixels; it is changed a little where the
-        image's side is no multiple of it.
+        Side of the patches and distance from one to the next, in pixels. The distance is adjusted where the image's
+        side is not a multiple of it.
     sigma : float
-        Of the blur, in pixels.
+        Standard deviation of the blur, in pixels.
+    batch_size : int
+        How many patches go through the network together: a matter of speed and memory.
 
     Returns
     -------
     Tensor, shape (1, E, h, w)
-        Coordinate of the image less that of the occluded one, in pixels: positive where what is there pushes the
-        edge right or down. The map's places tile the image, and each patch is centred on its place; those at the
-        border reach out of the image.
+        Coordinate of the image minus that of the occluded image, in pixels: positive where the content of the patch
+        pushes the edge right or down. The cells of the map tile the image, and each patch is centred on its cell;
+        patches at the border extend beyond the image.
     """
     size = x.shape[-1]
     count = max(1, round(size / stride))
     starts = [round((k + 0.5) * size / count - patch / 2) for k in range(count)]
     windows = [slice(max(start, 0), start + patch) for start in starts]
-    soft, before = blurred(x, sigma), model(x)
-    rows = []
-    for down in windows:
-        batch = x.repeat(len(windows), 1, 1, 1)
-        for k, across in enumerate(windows):
-            batch[k, :, down, across] = soft[0, :, down, across]
-        rows.append(before - model(batch))
-    return torch.stack(rows).permute(2, 0, 1)[None]
+    patches = [(rows, columns) for rows in windows for columns in windows]
+    background, before = blurred(x, sigma), model(x)
+    moved = []
+    for first in range(0, len(patches), batch_size):
+        batch = x.repeat(len(patches[first : first + batch_size]), 1, 1, 1)
+        for image, (rows, columns) in zip(batch, patches[first : first + batch_size], strict=True):
+            image[:, rows, columns] = background[0, :, rows, columns]
+        moved.append(before - model(batch))
+    return torch.cat(moved).T.reshape(1, -1, count, count)
 
 
-def smooth_gradients(model: nn.Module, x: Tensor, sigma: float = 3.0) -> Tensor:
-    """Return integrated gradients of the first four coordinates, averaged over a few pixels: single ones are noise."""
-    maps = integrated_gradients(model, x, edges=4)
-    return blurred(maps.transpose(0, 1), sigma).transpose(0, 1)
+# ---------------------------------------------------------------- the choice for users
 
 
-def evidence_maps(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the signed map of each coordinate, (N, E, h, w), by the method that suits the head."""
-    if model.has_linear_head:
-        return class_activation_map(model, x)[0]
-    return hires_cam(model, x)
+def evidence_maps(model: BoxNet, x: Tensor) -> Tensor:
+    """Return the map of each coordinate at the last feature map, (N, E, h, w), by the method that suits the head."""
+    return class_activation_map(model, x)[0] if model.has_linear_head else hires_cam(model, x)
 
 
-# How they stand their checks: heartbox.explain.faithfulness, benchmarks/results/explanation_faithfulness.md. Signed Grad-CAM does not.
+# What a user may ask for. benchmarks/results/explanation_faithfulness.md has how each method scores in the tests of
+# heartbox.explain.faithfulness; signed Grad-CAM fails them and is not offered.
 EXPLANATIONS = {
     "integrated gradients": smooth_gradients,
     "occlusion": occlusion_map,
