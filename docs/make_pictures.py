@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Notebook, a phrase that only this cell contains, and the file name of the picture.
 PICTURES = [
     ("01-Preprocessing.ipynb", "page_of_xrays(images[shown]", "phantoms.png"),
-    ("04-Interpretability.ipynb", "draw_found(found)", "answer.png"),
-    ("04-Interpretability.ipynb", "draw_evidence(found, maps)", "evidence.png"),
+    ("04-Interpretability.ipynb", "draw_detection(found);", "answer.png"),
+    ("04-Interpretability.ipynb", "maps = at_film_size(contributions)", "evidence.png"),
 ]
 
 
