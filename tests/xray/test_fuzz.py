@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from fuzz_reading import field_changes, jobs, mutate, run
 from helpers import BY_PYDICOM, ENCODERS, UNCOMPRESSED, encoded  # noqa: F401
 
 from heartbox.xray.errors import XRayError
@@ -15,37 +16,6 @@ from heartbox.xray.reader import load_xray
 SYNTAXES = [*UNCOMPRESSED, *BY_PYDICOM, *ENCODERS]
 MUTATIONS = int(os.environ.get("HEARTBOX_FUZZ", 2000))  # over all syntaxes; fewer for a quick look, more for a night
 SECONDS = 2.0
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Damage a file in one of the ways that disks, networks and other programs do."""
-    data = bytearray(data)
-    kind = rng.randrange(6)
-    # Half of the time the header, where every byte decides; it ends with the pixel data's element.
-    end = data.find(b"\xe0\x7f\x10\x00") + 16 if rng.random() < 0.5 else len(data)
-    start = 132 if end > 140 else 0
-
-    def place() -> int:
-        return rng.randrange(start, max(end, start + 1)) % len(data)
-
-    if kind == 0:  # single bits
-        for _ in range(rng.choice((1, 2, 8, 64))):
-            data[place()] ^= 1 << rng.randrange(8)
-    elif kind == 1:  # bytes that are special to parsers
-        for _ in range(rng.choice((1, 4, 16))):
-            data[place()] = rng.choice((0x00, 0xFF, 0x7F, 0x80, 0x01, 0x5C))
-    elif kind == 2:  # cut off
-        del data[place() :]
-    elif kind == 3:  # a piece missing
-        at = place()
-        del data[at : at + rng.choice((1, 2, 17, 400))]
-    elif kind == 4:  # a piece twice
-        at, length = place(), rng.choice((1, 2, 17, 400))
-        data[at:at] = data[at : at + length]
-    else:  # a length or a number turned huge
-        at = place()
-        data[at : at + 4] = rng.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xfe\xff\0\xe0"))
-    return bytes(data)
 
 
 @pytest.mark.parametrize("number", range(len(SYNTAXES)), ids=[syntax.name for syntax in SYNTAXES])
@@ -73,3 +43,23 @@ def test_damaged_films(phantom_pixels, tmp_path, capfd, number):  # noqa: F811
     # A fuzz test whose damage never hits anything, or always kills, tests nothing.
     if MUTATIONS >= 1000:
         assert 0 < answered < MUTATIONS // len(SYNTAXES)
+
+
+def test_no_file_ends_the_process():
+    """A part of benchmarks/fuzz_reading.py: each file is read in a worker process, which must live to the end."""
+    few = [["field", *change] for change in list(field_changes())[:: 1 if MUTATIONS > 2000 else 23]]
+    few += jobs(460, fields=False)  # every picture format too
+    log = list(run(few))
+    assert [job for job, _ in log] == few
+    assert [(job, result) for job, result in log if result[0] not in ("image", "refused")] == []
+    assert max(result[2] for _, result in log) < 5.0  # seconds of processor time
+    assert max(result[3] for _, result in log) < 1500  # MB
+    assert {result[0] for _, result in log} == {"image", "refused"}
+
+
+def test_a_worker_that_dies_is_counted_and_another_goes_on(monkeypatch):
+    """The measure itself: without this, zero aborts would say nothing."""
+    good = ["mutation", "PNG 8 bit", 4]
+    log = list(run([good, ["field", "no such syntax", "Rows", 0], good]))
+    assert [result[0] for _, result in log][1] == "abort"
+    assert log[0][1][0] == log[2][1][0]
