@@ -1,6 +1,7 @@
-"""The strong augmentation: what films of other hospitals may differ in.
+"""Augmentation: images changed at random, boxes and masks moved along, and the strong pipeline.
 
-Knows imgaug and arrays; boxes are moved in :mod:`cardiac_dataset`.
+The strong pipeline imitates the ways in which films of other hospitals differ. Knows imgaug, arrays and boxes; it
+does not know files or networks.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from heartbox.imgaug_compat import augmenters as iaa
 def strong_augmentation() -> iaa.Augmenter:
     """Return a chain of random changes that imitates films of other hospitals.
 
-    Field of view, proportions, tilt, exposure and tone curve, shading, sharpness, noise, a collimator's border,
-    something in the way. Never inverted: a film is read with bone bright.
+    It changes field of view, proportions, tilt, exposure, tone curve, shading, sharpness and noise, and adds a
+    collimator's border or an object in the way. It never inverts an image, because films are read with bone bright.
     """
     return iaa.Sequential(
         [
-            # Field of view and proportions: oblong films come squeezed into a square.
+            # Field of view and proportions: oblong films are squeezed into a square.
             iaa.Affine(scale=(0.75, 1.25), cval=(0.0, 0.3), mode=["constant", "edge"]),
             iaa.Affine(
                 scale={"x": (0.88, 1.12), "y": (0.88, 1.12)},
@@ -45,7 +46,7 @@ def strong_augmentation() -> iaa.Augmenter:
 
 
 def _step(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> iaa.Augmenter:
-    """Make a step of imgaug that changes the image alone from a function of a float image and a generator."""
+    """Turn a function of a float image and a generator into an imgaug step that changes the image alone."""
 
     def images(batch, random_state, parents, hooks):
         return [
@@ -57,16 +58,16 @@ def _step(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> ia
 
 
 def _tone_curve(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Stretch or flatten the middle greys, and lift or sink the ends: the tone curves of other makers."""
+    """Stretch or flatten the middle greys, and raise or lower both ends, as the tone curves of manufacturers do."""
     low, high = rng.uniform(-0.15, 0.2), rng.uniform(0.8, 1.15)
-    bend = rng.uniform(-0.8, 0.8)  # below 0 flattens the middle, above steepens it; never turns the order
+    bend = rng.uniform(-0.8, 0.8)  # below 0 flattens the middle, above 0 steepens it; the order of greys never changes
     image = np.clip(image, 0.0, 1.0)
     image = image + bend * image * (1 - image) * (2 * image - 1)
     return np.clip(low + (high - low) * image, 0.0, 1.0).astype(np.float32)
 
 
 def _shade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brighten one side: the anode's heel effect, or a grid that is not quite centred."""
+    """Brighten one side, as the heel effect of the anode or a grid that is off centre does."""
     rows, columns = image.shape
     angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     y = np.linspace(-1, 1, rows, dtype=np.float32)[:, None] * np.sin(angle)
@@ -75,7 +76,7 @@ def _shade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, or sharpen as makers' edge enhancement does."""
+    """Blur, or sharpen as a manufacturer's edge enhancement does."""
     soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5))
     return soft if rng.random() < 0.5 else np.clip(image + rng.uniform(0, 1.5) * (image - soft), 0, 1)
 
@@ -86,7 +87,7 @@ def _noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _collimate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blacken or whiten a border on some sides: a collimator's shadow, a print's frame."""
+    """Blacken or whiten a border on some sides, like a collimator's shadow or the frame of a print."""
     image, grey = image.copy(), np.float32(rng.choice([0.0, 0.0, 1.0]))
     top, bottom, left, right = (rng.integers(1, n // 11 + 2) * (rng.random() < 0.5) for n in np.repeat(image.shape, 2))
     image[:top], image[image.shape[0] - bottom :] = grey, grey
@@ -95,7 +96,7 @@ def _collimate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a plain rectangle somewhere (DeVries & Taylor 2017): a device, a label, a reason to look elsewhere too."""
+    """Cover a random rectangle with one grey (cutout, DeVries & Taylor 2017), like a device or a sticker."""
     image, (rows, columns) = image.copy(), image.shape
     height, width = rng.integers(rows // 12 + 1, rows // 4 + 2), rng.integers(columns // 12 + 1, columns // 4 + 2)
     y, x = rng.integers(0, rows - height), rng.integers(0, columns - width)
@@ -104,7 +105,7 @@ def _cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def augment_image(image: np.ndarray, augmentation: iaa.Augmenter, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Augment one image, and say where its points went.
+    """Augment one image, and return the map that its points followed.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ def augment_image(image: np.ndarray, augmentation: iaa.Augmenter, seed: int) -> 
     augmentation : imgaug Augmenter
         Any chain of photometric and affine steps.
     seed : int
-        Decides every random choice: the same seed gives the same answer.
+        Decides every random choice; the same seed gives the same result.
 
     Returns
     -------
@@ -124,7 +125,7 @@ def augment_image(image: np.ndarray, augmentation: iaa.Augmenter, seed: int) -> 
     """
     augmentation.seed_(seed)
     fixed = augmentation.to_deterministic()  # the same draw for the image and for the points below
-    # Where three points go tells the affine map, and the map tells where boxes and masks go.
+    # Three points determine the affine map, and the map moves boxes and masks.
     corners = np.array([[0, 0], [1, 0], [0, 1]], dtype=np.float32) * 100
     moved = fixed.augment_keypoints(KeypointsOnImage.from_xy_array(corners, shape=image.shape))
     origin, right, down = moved.to_xy_array().astype(np.float64)

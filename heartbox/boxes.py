@@ -76,10 +76,10 @@ def box_from_mask(*masks: ArrayLike) -> NDArray[np.float64]:
 
 
 def scale_boxes(boxes: ArrayLike, from_shape: tuple[int, int], to_shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Carry boxes from an image of one shape to the same image resized to another.
+    """Scale boxes from an image of one shape to the same image resized to another.
 
-    The two axes scale apart, because a square network input squeezes an oblong film. Since boxes are measured
-    between pixel borders and not pixel centres there is no half-pixel term, and the way back is exact.
+    Each axis has its own factor, because a square network input squeezes an oblong film. Boxes are measured between
+    pixel borders, not pixel centres, so there is no half-pixel term and the way back is exact.
 
     Parameters
     ----------
@@ -99,18 +99,18 @@ def scale_boxes(boxes: ArrayLike, from_shape: tuple[int, int], to_shape: tuple[i
 
 
 def clip_boxes(boxes: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Cut boxes, shape (..., 4), off at the borders of an image of shape ``(rows, columns)``."""
+    """Clip boxes, shape (..., 4), to the borders of an image of shape ``(rows, columns)``."""
     rows, columns = shape
     return np.clip(as_boxes(boxes), 0.0, np.array([columns, rows, columns, rows], dtype=np.float64))
 
 
 def transform_box(box: ArrayLike, matrix: ArrayLike, rule: Rule = "ellipse") -> NDArray[np.float64]:
-    """Move a box by an affine map and return the upright box of what it holds afterwards.
+    """Move a box by an affine map and return the upright box around its moved content.
 
-    A turned rectangle is no upright box any more, so the new box depends on what is thought to be inside.
-    ``"corners"`` bounds the four turned corners: right if the object filled its box to the corners, which no
-    heart does, so every side is pushed out (by about 3 px of 224 at 5 degrees). ``"ellipse"`` bounds the
-    turned ellipse inscribed in the box, which touches its four sides as a heart does: no such growth.
+    A rotated rectangle is not upright, so the new box depends on the shape assumed inside the old one.
+    ``"corners"`` bounds the four rotated corners. That is right for an object that fills its box to the corners.
+    A heart does not, so every side is pushed out (by about 3 px of 224 at 5 degrees). ``"ellipse"`` bounds the
+    rotated ellipse inscribed in the box, which touches the four sides as a heart does, and does not grow.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def transform_box(box: ArrayLike, matrix: ArrayLike, rule: Rule = "ellipse") -> 
     matrix : array_like, shape (2, 3)
         Affine map of points: ``(x', y') = matrix @ (x, y, 1)``.
     rule : {"ellipse", "corners"}
-        What is thought to be inside the box.
+        Shape assumed inside the box.
 
     Returns
     -------
@@ -146,27 +146,27 @@ def transform_box(box: ArrayLike, matrix: ArrayLike, rule: Rule = "ellipse") -> 
     elif rule == "corners":
         half = np.abs(reach).sum(axis=1)
     else:
-        raise ValueError(f"unknown rule {rule!r} for a turned box: choose 'ellipse' or 'corners'")
+        raise ValueError(f"unknown rule {rule!r} for a rotated box: choose 'ellipse' or 'corners'")
     return np.concatenate([centre - half, centre + half])
 
 
 def outline_from_mask(*masks: ArrayLike, directions: int = 64) -> NDArray[np.float64]:
     """Return the outermost points of one or several masks, as seen from evenly spaced directions.
 
-    An affine map keeps outermost what was outermost, so these points say where the box of the mapped mask is
-    without the mask being redrawn: exactly for the upright box, and to well under a tenth of a pixel when turned.
+    An affine map keeps the outermost points outermost, so these points give the box of a moved mask without moving
+    the mask itself: exactly without rotation, and to well under a tenth of a pixel with it.
 
     Parameters
     ----------
     *masks : array_like of bool, shape (rows, columns)
-        As for :func:`box_from_mask`, and like there a pixel reaches from its index to the next.
+        As for :func:`box_from_mask`; here too, a pixel reaches from its index to the next.
     directions : int
-        From how many directions to look, a multiple of four.
+        Number of directions, a multiple of four.
 
     Returns
     -------
     ndarray of float64, shape (directions, 2)
-        Points x, y in pixels; neighbours may be the same.
+        Points x, y in pixels; neighbours may coincide.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def transform_outline(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float6
 
 
 def rotation_matrix(degrees: float, centre: tuple[float, float]) -> NDArray[np.float64]:
-    """Affine map, shape (2, 3), that turns points clockwise on the screen about ``centre = (x, y)``."""
+    """Affine map, shape (2, 3), that rotates points clockwise on the screen about ``centre = (x, y)``."""
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     linear = np.array([[cos, -sin], [sin, cos]])
     middle = np.asarray(centre, dtype=np.float64)
@@ -215,7 +215,7 @@ def rotation_matrix(degrees: float, centre: tuple[float, float]) -> NDArray[np.f
 
 
 def box_areas(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Areas of boxes, shape (..., 4) -> (...), in square pixels; an inside-out box has the area 0."""
+    """Areas of boxes, shape (..., 4) -> (...), in square pixels; 0 for a box whose edges are in the wrong order."""
     boxes = as_boxes(boxes)
     return np.prod(np.clip(boxes[..., 2:] - boxes[..., :2], 0.0, None), axis=-1)
 
@@ -231,7 +231,7 @@ def box_iou(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (...)
-        1 where the two are the same, 0 where they do not meet or both are empty.
+        1 for equal boxes, 0 for boxes that do not overlap or are both empty.
     """
     first, second = as_boxes(first), as_boxes(second)
     low = np.maximum(first[..., :2], second[..., :2])
@@ -266,7 +266,7 @@ def ratio_std(boxes: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
 
 
 def cardiothoracic_ratio(heart: ArrayLike, thorax: ArrayLike) -> NDArray[np.float64]:
-    """Widest heart over widest inner chest: the ratio that screening for an enlarged heart is based on.
+    """Return the cardiothoracic ratio, by which an enlarged heart is recognised: heart width over inner chest width.
 
     Parameters
     ----------

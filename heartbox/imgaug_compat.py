@@ -1,7 +1,7 @@
-"""imgaug under NumPy 2: import imgaug from here, and it works.
+"""imgaug under NumPy 2: imported from here, it works.
 
-imgaug 0.4.0, the last release, reads ``np.sctypes`` while it is imported; NumPy 2 took that table away.
-Putting the table back before the import is all that is missing. Knows nothing of X-rays.
+imgaug 0.4.0, the last release, reads ``np.sctypes`` while it is imported, and NumPy 2 removed that table. Putting
+it back before the import is enough. Knows imgaug and NumPy; it does not know X-rays.
 """
 
 from __future__ import annotations

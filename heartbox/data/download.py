@@ -1,7 +1,7 @@
 """Fetch the public Cardiothoracic Ratio dataset (JSRT and Wingspan films with masks) without an account.
 
-The folder it makes is complete and checked, or it is not there at all.
-This module knows the dataset's layout and where it lies, and nothing of boxes, training or other datasets.
+The resulting folder is complete and checked, or absent. Knows the dataset's address and layout; it does not know boxes,
+training or other datasets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 CTR_PAGE = "https://github.com/eveningdong/cardiothoracic_ratio_estimation_dataset"
-CTR_COMMIT = "38768ecc17d0bb236057faa726959264cd624cba"  # pinned: the same films and masks for everybody
+CTR_COMMIT = "38768ecc17d0bb236057faa726959264cd624cba"  # pinned, so that everyone gets the same films and masks
 CTR_URL = f"{CTR_PAGE}/archive/{CTR_COMMIT}.zip"
 CTR_COUNTS = {"wingspan": 259, "jsrt": 247}  # films, each with three masks, as published
 ORGANS = ("heart", "left_lung", "right_lung")
@@ -51,19 +51,19 @@ def download_ctr(
     masks of the same name in `{wingspan,jsrt}/mask/{heart,left_lung,right_lung}/`. Cite Dong 2018 (Wingspan),
     Shiraishi 2000 (JSRT) and van Ginneken 2006 (JSRT masks).
 
-    An interrupted transfer leaves `<folder>.zip.part` beside the folder; the next call goes on from there if
-    the server can, and otherwise starts over.
+    An interrupted transfer leaves `<folder>.zip.part` beside the folder. The next call continues it if the server
+    allows, and otherwise starts over.
 
     Parameters
     ----------
     folder : path
-        Where the dataset is to stand. If a complete one stands there already, nothing is fetched.
+        Where the dataset goes. If a complete one is there already, nothing is fetched.
     url : str
         A zip archive with the folders `wingspan` and `jsrt` anywhere in it.
     progress : bool
         Whether to print bars and messages to standard output.
     counts : mapping or None
-        Films that each set has to have; None takes any number above zero.
+        Number of films in each set; None accepts any number above zero.
     timeout : float
         Seconds to wait for the server, at the start and for each block.
 
@@ -75,13 +75,13 @@ def download_ctr(
     Raises
     ------
     DownloadError
-        If it cannot be fetched, is damaged or is not as published. No half folder is left behind.
+        If it cannot be fetched, is damaged or differs from the published one. No partial folder is left behind.
     """
     folder = Path(folder)
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     part = folder.with_name(folder.name + ".zip.part")
     try:
-        if _stands_already(folder, counts, progress):
+        if _is_complete(folder, counts, progress):
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         resumed = _fetch(url, part, timeout, progress)
@@ -91,7 +91,7 @@ def download_ctr(
             part.unlink()
             if not resumed:
                 raise
-            # Beginning and end may come from different archives: once more, in one piece.
+            # The two parts may come from different archives: fetch it again in one piece.
             _fetch(url, part, timeout, progress)
             _unpack(part, folder, counts, progress)
         part.unlink()
@@ -100,7 +100,7 @@ def download_ctr(
     except zipfile.BadZipFile as error:
         part.unlink(missing_ok=True)
         raise DownloadError(
-            f"What {url} sent is no usable zip archive ({error}). Run it again; behind a proxy or a login page, "
+            f"What {url} sent is not a usable zip archive ({error}). Run it again; behind a proxy or a login page, "
             f"open the address in a browser first. {_by_hand(folder)}"
         ) from error
     except OSError as error:
@@ -167,8 +167,8 @@ def _by_hand(folder: Path) -> str:
     )
 
 
-def _stands_already(folder: Path, counts: Mapping[str, int] | None, progress: bool) -> bool:
-    """Tell whether a complete dataset is there; whatever else is there belongs to the user and is not touched."""
+def _is_complete(folder: Path, counts: Mapping[str, int] | None, progress: bool) -> bool:
+    """Tell whether a complete dataset is there; anything else there belongs to the user and is not touched."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -178,7 +178,7 @@ def _stands_already(folder: Path, counts: Mapping[str, int] | None, progress: bo
             f"{folder} exists but is not the complete dataset: {error} Move it away or delete it, then run again."
         ) from error
     if progress:
-        print(f"{folder} is there already and complete; nothing was fetched.")
+        print(f"{folder} is already complete; nothing was fetched.")
     return True
 
 
@@ -194,7 +194,7 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> bool:
         With the part file kept, so that the next call can go on from there.
     """
     if not url.startswith(("https://", "http://")):
-        raise DownloadError(f"{url} is no http or https address.")
+        raise DownloadError(f"{url} is not an http or https address.")
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "heartbox"} | ({"Range": f"bytes={done}-"} if done else {})
     try:
@@ -202,19 +202,19 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> bool:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             continues = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             if answer.status == 206 and not continues:
-                raise DownloadError(f"{url} sent another piece than was asked for. Delete {part} and run again.")
+                raise DownloadError(f"{url} sent another part than the one requested. Delete {part} and run again.")
             with part.open("ab" if continues else "wb") as file:
                 _copy(answer, file, done if continues else 0, progress)
             return continues
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and done:  # nothing is left to send: the earlier run had fetched all of it
+        if error.code == 416 and done:  # nothing is left to send: an earlier run fetched all of it
             return True
         raise DownloadError(f"{url} answers {error.code} ({error.reason}). Has the address changed?") from error
     except TimeoutError as error:
         raise DownloadError(f"{url} did not answer within {timeout:g} seconds. Run it again later.") from error
     except (ValueError, http.client.InvalidURL) as error:
-        raise DownloadError(f"{url} is no usable address ({error}).") from error
+        raise DownloadError(f"{url} is not a usable address ({error}).") from error
     except http.client.HTTPException as error:
         raise _interrupted(part, error) from error
     except urllib.error.URLError as error:
@@ -225,8 +225,8 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> bool:
 
 
 def _copy(answer: http.client.HTTPResponse, file: BinaryIO, done: int, progress: bool) -> None:
-    """Copy an answer's body to a file and make sure that all that was announced has come."""
-    left = answer.headers.get("Content-Length")  # GitHub packs while it sends and cannot tell
+    """Copy the body of a response to a file, and check that all announced bytes have arrived."""
+    left = answer.headers.get("Content-Length")  # GitHub packs while it sends and does not announce the size
     total = done + int(left) if left and left.isdigit() else None
     bar = tqdm(
         desc="Fetching", total=total, initial=done, unit="B", unit_scale=True, file=sys.stdout, disable=not progress
@@ -235,7 +235,9 @@ def _copy(answer: http.client.HTTPResponse, file: BinaryIO, done: int, progress:
         while block := _read(answer):
             done += len(block)
             if done > MAX_TOTAL_BYTES:
-                raise DownloadError(f"{answer.url} sends more than {MAX_TOTAL_BYTES // 2**20} MiB: not this dataset.")
+                raise DownloadError(
+                    f"{answer.url} sends more than {MAX_TOTAL_BYTES // 2**20} MiB, so it is not this dataset."
+                )
             file.write(block)
             bar.update(len(block))
     if total is not None and done < total:
@@ -254,8 +256,8 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 def _interrupted(part: Path, error: Exception) -> DownloadError:
     size = part.stat().st_size if part.exists() else 0
     return DownloadError(
-        f"The transfer broke off after {size / 1e6:.1f} MB ({type(error).__name__}). Run it again: it goes on from "
-        "there if the server can."
+        f"The transfer was interrupted after {size / 1e6:.1f} MB ({type(error).__name__}). Run it again: it continues "
+        "from there if the server allows."
     )
 
 
@@ -270,10 +272,10 @@ def _unpack(archive: Path, folder: Path, counts: Mapping[str, int] | None, progr
     zipfile.BadZipFile
         If the archive cannot be read.
     DownloadError
-        If what it holds is not the dataset; the archive is deleted then, as no second look would mend it.
+        If what it holds is not the dataset; the archive is deleted, because a second attempt would not help.
     """
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        fresh = Path(temporary) / folder.name  # one level down: the outer one is closed to other users
+        fresh = Path(temporary) / folder.name  # one level down, because other users cannot read the outer one
         fresh.mkdir()
         try:
             with zipfile.ZipFile(archive) as zipped:
@@ -298,12 +300,12 @@ def _extract(zipped: zipfile.ZipFile, fresh: Path, progress: bool) -> None:
         name = member.filename.replace("\\", "/")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name:
-            raise DownloadError(f"It holds a path that leads out of its folder ({member.filename!r}).")
+            raise DownloadError(f"It contains a path that leads out of its folder ({member.filename!r}).")
         target = None if member.is_dir() else _target(path)
         if target is None:
             continue
         if target in members:
-            raise DownloadError(f"It holds {target} twice.")
+            raise DownloadError(f"It contains {target} twice.")
         members[target] = member
     sizes = [member.file_size for member in members.values()]
     if sizes and (max(sizes) > MAX_FILE_BYTES or sum(sizes) > MAX_TOTAL_BYTES):
@@ -311,11 +313,11 @@ def _extract(zipped: zipfile.ZipFile, fresh: Path, progress: bool) -> None:
     for target, member in tqdm(members.items(), "Unpacking", unit="file", file=sys.stdout, disable=not progress):
         path = fresh / target
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(zipped.read(member))  # the check sum is compared here
+        path.write_bytes(zipped.read(member))  # the checksum is compared here
 
 
 def _target(path: PurePosixPath) -> PurePosixPath | None:
-    """Return where a member belongs in the dataset's folder, or None for what is not wanted."""
+    """Return where a member belongs in the dataset's folder, or None if it is not needed."""
     if path.name.startswith("._"):  # macOS's shadow of a file
         return None
     if len(path.parts) <= 2 and path.stem.upper() in ("LICENSE", "README"):

@@ -1,7 +1,7 @@
-"""Phantoms straight into a processed folder, with their masks: as many as a pretraining can use.
+"""Phantoms written straight into a processed folder, with their masks, for pretraining on many of them.
 
-What notebook 01 makes of phantoms goes by way of DICOM files, as real films do; this leaves them out, and the evening
-of contrast with them, for phantoms use all greys.
+Notebook 01 goes by way of DICOM files, as for real films. This module leaves out the files, and the normalisation of
+contrast too, because phantoms use all greys. Knows phantoms and processed folders.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def write_phantom_store(
     out : path
         The processed folder.
     count : int
-        Films; the last `validation_share` of them validate.
+        Number of films; the last `validation_share` of them are the validation split.
     size : int
         Side of the images, in pixels; each film is rendered at twice that.
     seed : int
-        Another seed gives other subjects. The embedded sample has seed 0.
+        Decides the subjects. The embedded sample has seed 0.
     processes, progress
         See :func:`heartbox.utils.parallel.parallel_map`.
 

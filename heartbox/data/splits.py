@@ -1,6 +1,6 @@
-"""Folds for out-of-fold measuring: every film answered by a network that was trained without its patient.
+"""Splits into training and validation, and folds for cross-validation, always by patient.
 
-Knows names and numbers only; :func:`heartbox.data.store.write_split` makes a processed folder of each fold.
+Knows names and numbers; :func:`heartbox.data.store.write_split` makes a processed folder from a split.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ RSNA_PUBLISHED_TRAIN = 400
 
 
 def assign_folds(patients: Sequence, sources: Sequence[str], folds: int = 5, seed: int = 0) -> NDArray[np.int64]:
-    """Give each film the number of the fold in which it is held back.
+    """Give each film the number of the fold in which it is held out.
 
     Parameters
     ----------
     patients, sources : sequence
-        Patient and collection of each film. All films of a patient share a fold; each collection is spread
-        evenly over the folds.
+        Patient and collection of each film. All films of a patient are in the same fold, and each collection is
+        spread evenly over the folds.
     folds : int
-        How many.
+        Number of folds.
     seed : int
-        Decides who goes where.
+        Decides which patient goes to which fold.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def assign_folds(patients: Sequence, sources: Sequence[str], folds: int = 5, see
     for _, films in table.groupby("source", sort=True):
         counts = films["patient"].value_counts(sort=False).sort_index()
         here = np.zeros(folds, dtype=int)
-        for patient, home in homes.items():  # those who were met in an earlier collection
+        for patient, home in homes.items():  # patients who also have films in an earlier collection
             here[home] += counts.get(patient, 0)
         for patient in rng.permutation(counts.index.to_numpy()):
             if patient not in homes:
-                # The emptiest fold of all among those that this collection has hardly reached.
+                # Of the folds with the fewest films of this collection, the one with the fewest films overall.
                 homes[patient] = int(np.where(here <= here.min() + 1, load + here, np.inf).argmin())
                 here[homes[patient]] += counts[patient]
         load += here
@@ -64,35 +64,35 @@ def assign_folds(patients: Sequence, sources: Sequence[str], folds: int = 5, see
 def split_by_patient(
     patients: list[str], sources: list[str], seed: int = 0, validation_share: float = 0.2
 ) -> list[str]:
-    """Give every film to ``"train"`` or ``"val"``, a patient's films all to the same side.
+    """Assign every film to ``"train"`` or ``"val"``, all films of a patient to the same split.
 
     Parameters
     ----------
     patients, sources : list of str
-        Patient and collection of each film; each collection is split apart, so that both sides hold all of them.
+        Patient and collection of each film. Each collection is split separately, so that it is in both splits.
     seed : int
-        Decides which patients validate.
+        Decides which patients are validated on.
     validation_share : float
-        Share of the films that validate, between 0 and 1; met to within one patient's films.
+        Share of the films in the validation split, between 0 and 1; exact to within one patient's films.
 
     Returns
     -------
     list of str
-        The side of each film, in order.
+        The split of each film, in order.
 
     Raises
     ------
     ValueError
-        If there are fewer than two patients, so that one side would be empty.
+        If there are fewer than two patients, so that one split would be empty.
     """
     if len(set(patients)) < 2:
-        raise ValueError("one patient alone cannot be split into training and validation: add X-rays of others")
+        raise ValueError("the films of one patient cannot be split: add X-rays of other patients")
     validating: set[str] = set()
     rng = np.random.default_rng(seed)
     for source in sorted(set(sources)):
         films = Counter(patient for patient, origin in zip(patients, sources, strict=True) if origin == source)
         wanted = max(1, round(films.total() * validation_share))
-        taken = sum(films[patient] for patient in validating)  # met in an earlier collection already
+        taken = sum(films[patient] for patient in validating)  # also in an earlier collection
         for patient in rng.permutation(sorted(films)):
             if taken >= wanted:
                 break
@@ -101,19 +101,19 @@ def split_by_patient(
                 taken += films[patient]
     if validating >= set(patients):
         validating.remove(sorted(validating)[0])
-    return ["val" if patient in validating else "train" for patient in patients]
+    return [VAL if patient in validating else TRAIN for patient in patients]
 
 
 def choose_split(
     films: list[LabelledXRay], patients: list[str], layout: str, seed: int, share: float
 ) -> tuple[list[str], str]:
-    """Return the side of each film ("unused" to leave it out) and the name of the rule that decided."""
+    """Return the split of each film (UNUSED to leave it out) and the name of the rule that decided it."""
     if layout == "rsna" and max(film.row for film in films) >= RSNA_PUBLISHED_TRAIN:
-        split = ["train" if film.row < RSNA_PUBLISHED_TRAIN else "val" for film in films]
-        validating = {patient for patient, side in zip(patients, split, strict=True) if side == "val"}
-        # The published split goes by rows. Should it ever cut through a patient, training gives way.
+        split = [TRAIN if film.row < RSNA_PUBLISHED_TRAIN else VAL for film in films]
+        validating = {patient for patient, name in zip(patients, split, strict=True) if name == VAL}
+        # The published split goes by rows. A patient whom it puts into both splits is validated on only.
         pairs = zip(patients, split, strict=True)
-        split = ["unused" if side == "train" and patient in validating else side for patient, side in pairs]
-        if "train" in split:
+        split = [UNUSED if name == TRAIN and patient in validating else name for patient, name in pairs]
+        if TRAIN in split:
             return split, f"published: the first {RSNA_PUBLISHED_TRAIN} rows of the csv train, the rest validate"
     return split_by_patient(patients, [film.source for film in films], seed, share), f"by patient, seed {seed}"

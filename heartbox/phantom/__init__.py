@@ -1,9 +1,9 @@
-"""Synthetic chest X-rays with exact labels: a patient is drawn, rays are cast, a plate reads them.
+"""Synthetic chest X-rays with exact labels: a patient is sampled, rays are cast, a detector plate records them.
 
-The story runs subject -> anatomy -> rays -> detector -> DICOM, a file each; this is the front door to them.
-It knows no torch, and of Heartbox only how files are written whole and work is shared.
+The steps are subject -> anatomy and body -> projection and attenuation -> detector response -> DICOM, one file each.
+The package does not use torch; of the rest of Heartbox it uses only ``utils``.
 
-Start reading at `film.render`: it is the whole story in a dozen lines.
+Start reading at `render.render`, which runs all the steps in some twenty lines.
 
 >>> film = render(sample_subject(seed=0, index=7))
 >>> film.image.shape, film.heart_mask.any()

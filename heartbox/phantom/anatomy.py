@@ -1,7 +1,7 @@
 """The anatomy behind a phantom X-ray: smooth outlines and tubes in millimetres, made from a few landmarks.
 
 Patient frame: x to the patient's left (the image's right), y downwards from the lung apices, z forwards.
-It knows nothing of rays, pixels, DICOM, any other Heartbox module or torch.
+Knows shapes; it does not know rays, pixels or DICOM.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def tube(landmarks, radius, *, depth=None, count: int = 160, strength=None, **ki
 
 @dataclass(frozen=True)
 class Frame:
-    """The few lengths that everything else hangs on, in mm.
+    """The few lengths from which everything else follows, in mm.
 
     `half` is half the inner thorax width, `height` the lungs' height from apex to costophrenic angle, `depth`
     half the body's depth front to back, `tissue` the thickness of the chest wall at the side.

@@ -1,7 +1,7 @@
-"""The rays through one subject's body: attenuation along every ray, summed over all it meets.
+"""Attenuation along every ray through one subject's body, summed over everything the ray passes.
 
-Broad shapes are computed upright at half the resolution, bones and vessels at the full one.
-It knows no detector, no DICOM, no other Heartbox module and no torch.
+Broad shapes are computed upright at half the resolution, bones and vessels at full resolution.
+Knows bodies and materials; it does not know the detector's response or DICOM.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def _arms(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray) -> list[np
 
 
 def _clouds(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Smooth noise of unit spread, float32 (size, size), with a grain of size / cells pixels."""
+    """Smooth noise with standard deviation 1, float32 (size, size), with a grain of size / cells pixels."""
     return cv2.resize(
         rng.standard_normal((cells, cells), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
     )

@@ -1,7 +1,7 @@
 """One subject's body: where lungs, heart and great vessels lie, and the exact boxes and masks that follow.
 
-It puts the shapes of `anatomy` together for a `Subject` in front of a `Beam`; the picture is computed
-from the same outlines. It knows no detector, no DICOM, no other Heartbox module and no torch.
+Arranges the shapes of `anatomy` for a `Subject` in front of a `Beam`; the image is computed from the same outlines.
+It does not know the detector's response or DICOM.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def build(subject: Subject, size: int) -> Body:
     body.domes[LEFT] = (min(top + 0.025 + rng.normal(0, 0.015), 0.9), 0.50 + rng.normal(0, 0.04))
     for side in (RIGHT, LEFT):
         body.lung_outlines[side] = _lung_outline(body, side)
-    # Nobody sends a film with a lung cut off: shift the detector until both fit.
+    # No film is sent with a lung cut off: the detector is shifted until both lungs fit.
     thorax = _thorax_box(body)
     edge = 0.008 * size
     shift = np.maximum(edge - thorax[:2], 0) - np.maximum(thorax[2:] - (size - edge), 0)

@@ -1,7 +1,6 @@
-"""Bones of the shoulder, and what hospitals add: leads, tubes, lines and wires, all as tubes in mm.
+"""Bones of the shoulder, and medical devices: leads, tubes, lines and wires, all as tubes in mm.
 
-It knows where these lie in a `Body`, but neither rays nor pixels.
-It knows no DICOM, no other Heartbox module and no torch.
+Knows where these lie in a `Body`; it does not know rays, pixels or DICOM.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def shoulder_bones(subject: Subject, body: Body, rng) -> list[list[Tube]]:
 
 
 def devices(subject: Subject, body: Body, rng) -> list[Tube]:
-    """Leads, electrodes, tubes, lines and wires (metal, or plastic with barium), and chalk in the aorta."""
+    """Leads, electrodes, tubes, lines and wires (metal, or plastic with barium), and calcification of the aorta."""
     w, h = body.frame.half, body.frame.height
     out = []
 
@@ -98,7 +97,7 @@ def devices(subject: Subject, body: Body, rng) -> list[Tube]:
             ring = np.linspace(0, 2 * np.pi, 13)
             loop = [(7 * np.cos(a) + s, y + 5 * np.sin(a) + t, 95) for a in ring]
             out.append(tube(loop, 0.5, core_mu=MU_METAL))
-    if subject.has_calcified_aorta:  # a rind of chalk on the knob
+    if subject.has_calcified_aorta:  # a rim of calcium on the aortic knob
         k = int(np.argmax(body.aorta.points[:110, 0]))
         centre, r = body.aorta.points[k], 0.93 * body.aorta.radius[k]
         arc = np.linspace(-1.0, 0.9, 14)

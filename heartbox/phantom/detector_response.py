@@ -1,6 +1,6 @@
-"""From attenuation to a picture: quanta, scatter, noise, and the processing of a digital plate.
+"""From attenuation to an image: quanta, scatter, noise, and the processing of a digital detector plate.
 
-It knows a `Subject`'s exposure settings but no anatomy, no DICOM, no other Heartbox module and no torch.
+Knows the exposure settings of a `Subject`; it does not know anatomy or DICOM.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def expose(attenuation: np.ndarray, subject: Subject, spacing: float) -> np.ndar
     Returns
     -------
     float32 array (size, size)
-        Minus the logarithm of the dose relative to open air: bright where much was absorbed.
+        Minus the logarithm of the dose relative to open air: bright where much radiation was absorbed.
     """
     size = len(attenuation)
     rng = keyed_generator(subject.seed, NOISE, subject.index)
     primary = np.exp(-attenuation)
     # Focal spot and plate blur by about 0.2 mm.
     primary = cv2.GaussianBlur(primary, (0, 0), max(0.2 / spacing, 0.3))
-    # Scattered quanta come from all around: the primary, blurred by centimetres. An open beam would scatter
-    # nothing, so the bare edges are capped first.
+    # Scattered quanta arrive from all around: the primary radiation, blurred by centimetres. The open beam does not
+    # scatter, so the unshielded edges are capped first.
     small = cv2.resize(np.minimum(primary, 0.25), (64, 64), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 64 * 28.0 / (spacing * size), borderType=cv2.BORDER_REPLICATE)
     dose = primary + subject.scatter * cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -47,7 +47,7 @@ def expose(attenuation: np.ndarray, subject: Subject, spacing: float) -> np.ndar
 
 
 def develop(signal: np.ndarray, subject: Subject, field_mask: np.ndarray) -> np.ndarray:
-    """Turn the plate's signal into the picture: range, flattening of broad shadows, edges, contrast curve.
+    """Turn the plate's signal into the image: range, flattening of broad shadows, edge enhancement, contrast curve.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def develop(signal: np.ndarray, subject: Subject, field_mask: np.ndarray) -> np.
 
 
 def mark(image: np.ndarray, subject: Subject) -> np.ndarray:
-    """Put the lead letter on the film and shut the collimator; the picture is changed in place."""
+    """Add the lead marker and the collimator's borders; the image is changed in place."""
     size = len(image)
     if subject.marker:
         rng = keyed_generator(subject.seed, NOISE, subject.index, 1)

@@ -1,7 +1,6 @@
 """Phantoms on disk: complete Digital X-Ray DICOM objects and the table of boxes, in the RSNA layout.
 
-The same inputs give the same bytes; a file is complete or absent.
-It knows no torch, and of Heartbox outside this folder only how files are written whole and work is shared.
+The same inputs give the same bytes, and a file is complete or absent. Uses ``heartbox.utils`` for files and processes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from heartbox.xray.header import PHANTOM_MANUFACTURER
 from .render import MINIMUM_SIZE, Phantom, boxes, render
 from .subject import NOISE, Subject, keyed_generator, sample_subject
 
-GENERATION = 6  # part of every UID: a film drawn by an older version of the code is made anew
+GENERATION = 6  # part of every UID: a film from an older version of the code is rendered again
 NAMESPACE = uuid.UUID("6f0c5c1e-5a0b-5d5e-9d6e-1f3a7a0c9b21")
 FRAME = 224  # side of the frame in which the table gives its boxes
 TABLE = "rsna_heart_detection.csv"
@@ -57,7 +56,7 @@ def stored_pixels(phantom: Phantom) -> tuple[np.ndarray, float, float]:
     rng = keyed_generator(subject.seed, NOISE, subject.index, 2)
     top = 2**subject.bits - 1
     low, high = 0, top
-    if subject.bits > 8 and rng.random() < 0.7:  # a plate seldom uses its whole range
+    if subject.bits > 8 and rng.random() < 0.7:  # a plate rarely uses its whole range
         low, high = int(rng.integers(60, 500)), int(rng.integers(3000, 4000))
     image = 1 - phantom.image if subject.photometric == "MONOCHROME1" else phantom.image
     pixels = np.rint(low + image * (high - low)).astype(np.uint8 if subject.bits == 8 else np.uint16)
@@ -207,7 +206,7 @@ def write_phantoms(
     count : int
         Films, subjects 0 to count - 1 of the seed.
     seed : int
-        Fixes everything.
+        Determines everything.
     size : int
         Rows and columns.
     processes : int, optional
@@ -218,12 +217,12 @@ def write_phantoms(
     Returns
     -------
     pandas.DataFrame
-        What the csv says: a row a film, boxes as x0, y0, w, h in a 224 x 224 frame.
+        The csv: one row per film, boxes as x0, y0, w, h in a 224 x 224 frame.
 
     Raises
     ------
     ValueError
-        Where count or processes is below 1, the seed negative or the size too small.
+        If count or processes is below 1, the seed is negative or the size too small.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

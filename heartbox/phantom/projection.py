@@ -1,7 +1,7 @@
 """Path lengths of X-rays through simple bodies: stacks of ellipses, ellipsoids and bent tubes.
 
 Everything is projected along the beam onto the plane of the detector; a path length is in mm.
-It knows shapes and materials: no organ, no DICOM, no Heartbox module but the phantom's `Tube`, and no torch.
+Knows shapes and materials; it does not know organs or DICOM.
 """
 
 from __future__ import annotations

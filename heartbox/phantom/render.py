@@ -1,7 +1,6 @@
-"""One phantom film: a subject's body, the rays through it, the plate behind it, and the truth about it.
+"""One phantom film: the subject's body, the rays through it, the detector plate behind it, and the exact labels.
 
-It strings `body`, `attenuation` and `detector` together.
-It knows no DICOM, no other Heartbox module and no torch.
+Combines `body`, `attenuation` and `detector_response`; it does not know DICOM.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from .subject import Subject
 MINIMUM_SIZE = 64
 
 # Called as plant(attenuation, masks, spacing) with float32 (n, n), the bool masks (n, n) "heart", `LEFT` and `RIGHT`
-# and mm a pixel; n may be a multiple of the film's size. Returns the attenuation with something in its rays' way.
+# and mm per pixel; n may be a multiple of the film's size. Returns the attenuation with something added to it.
 Plant = Callable[[np.ndarray, dict, float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A rendered film and the truth about it.
+    """A rendered film and its exact labels.
 
     Attributes
     ----------
@@ -54,7 +53,7 @@ class Phantom:
 
 
 def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Heart and thorax box (x_min, y_min, x_max, y_max) in pixels of a film that is not rendered."""
+    """Return heart and thorax box (x_min, y_min, x_max, y_max) in pixels, without rendering the film."""
     return truth_boxes(build(subject, size))
 
 
@@ -68,7 +67,7 @@ def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Ph
     size : int
         Rows and columns of the image, at least 64.
     plant : callable, optional
-        Puts something more into the body before the plate is exposed, see `Plant`. Boxes and masks stay the body's.
+        Adds something to the body before the plate is exposed, see `Plant`. Boxes and masks do not change.
 
     Returns
     -------
@@ -77,11 +76,11 @@ def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Ph
     Raises
     ------
     ValueError
-        Where the size is too small.
+        If the size is too small.
     """
     if size < MINIMUM_SIZE:
         raise ValueError(f"size must be at least {MINIMUM_SIZE} pixels, got {size}")
-    # Thin lines want small pixels: a small or odd-sized film is computed finer, then averaged down.
+    # Thin lines need small pixels: a small or odd-sized film is computed at a higher resolution and averaged.
     factor = max(1, -(-448 // size))
     while size * factor % 4:  # so does the coarse grid of the distance transforms
         factor += 1

@@ -1,7 +1,7 @@
-"""Who is X-rayed, how and with what: every choice behind a phantom film, drawn from one integer seed.
+"""The subject of a phantom film: everything that varies from film to film, drawn from one integer seed.
 
-A subject is the same whatever others are drawn with it, and two films of one patient share the patient.
-It knows nothing of shapes, rays, DICOM, any other Heartbox module or torch.
+A subject does not depend on which other subjects are drawn, and two films of one patient share the patient.
+Knows random numbers; it does not know shapes, rays or DICOM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CTR_RANGE = (0.38, 0.70)
 class Subject:
     """Everything that varies from film to film; lengths in mm, angles in degrees.
 
-    The same `Subject` always gives the same picture. Two films of one patient share all that a patient keeps.
+    The same `Subject` always gives the same image. Two films of one patient share the fields under "The patient".
     """
 
     seed: int
@@ -41,9 +41,9 @@ class Subject:
     has_pacemaker: bool
     has_sternal_wires: bool
     has_calcified_aorta: bool
-    # The day
+    # The day of the examination
     ctr: float  # widest heart / widest inner thorax on the film
-    heart_shift: float  # share of the heart's width right of the midline
+    heart_shift: float  # fraction of the heart's width to the right of the midline
     inspiration: float  # 0 shallow, 1 full
     rotation_deg: float  # about the body's long axis
     tilt_deg: float  # in the plane of the film
@@ -55,21 +55,21 @@ class Subject:
     # The film
     view: str  # "PA" or "AP"
     field: float  # side of the detector, mm
-    offset: tuple[float, float]  # where the thorax's middle and the lung apex lie, fractions of the field
+    offset: tuple[float, float]  # position of the thorax's middle and of the lung apex, fractions of the field
     exposure: float  # quanta relative to the usual
     scatter: float  # scatter to primary in the lung field
     contrast: float  # slope of the display curve
     brightness: float  # shift of the display curve
-    equalise: float  # how far the plate's processing flattens broad shadows, 0 film, 1 flat
+    equalise: float  # how strongly the processing flattens broad shadows: 0 not at all, 1 fully
     sharpen: float  # edge enhancement of the processing
-    collimation: tuple[float, float, float, float]  # margins shut off at left, top, right, bottom, fractions
+    collimation: tuple[float, float, float, float]  # collimated margins at left, top, right, bottom, fractions
     marker: str  # "L", "R" or "" for none
     bits: int
     photometric: str
 
 
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:
-    """Make a random generator of its own for each key, so that no draw depends on how many came before."""
+    """Return a separate random generator for each key, so that no draw depends on how many came before it."""
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))
 
 
@@ -77,7 +77,7 @@ PAIRING, PATIENT, FILM, ANATOMY, LUNG, NOISE = range(6)  # keys of independent s
 
 
 def sample_subject(seed: int, index: int) -> Subject:
-    """Draw subject number `index` of a seed, whatever others are drawn.
+    """Draw subject number `index` of a seed; it does not depend on the other subjects.
 
     Parameters
     ----------
@@ -91,11 +91,11 @@ def sample_subject(seed: int, index: int) -> Subject:
     Raises
     ------
     ValueError
-        Where seed or index is negative.
+        If seed or index is negative.
     """
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed {seed} and index {index}")
-    # Neighbours 2k and 2k + 1 are now and then two films of one patient.
+    # Subjects 2k and 2k + 1 are sometimes two films of one patient.
     paired = keyed_generator(seed, PAIRING, index // 2).random() < 0.12
     patient = index - index % 2 if paired else index
     film = index % 2 if paired else 0
@@ -128,7 +128,7 @@ def sample_subject(seed: int, index: int) -> Subject:
     ap = f.random() < 0.22
     ill = f.random() < (0.6 if ap else 0.08)
     inspiration = float(np.clip(f.normal(0.42 if ap else 0.72, 0.2), 0, 1))
-    # A shallow breath lifts the diaphragm and lays the heart across: the same heart looks wider.
+    # After a shallow breath the diaphragm is high and the heart lies flatter, so the same heart looks wider.
     seen_ctr = float(
         np.clip(ctr + 0.05 * (0.65 - inspiration) + (0.015 if ap else 0) + film * f.normal(0, 0.01), 0.382, 0.698)
     )
@@ -169,9 +169,9 @@ def sample_subject(seed: int, index: int) -> Subject:
     )
 
 
-def _truncated(rng: np.random.Generator, mean: float, spread: float, low: float, high: float) -> float:
-    """Draw from a normal distribution until within bounds (no heap of subjects on a bound)."""
+def _truncated(rng: np.random.Generator, mean: float, std: float, low: float, high: float) -> float:
+    """Draw from a normal distribution until the value is within bounds, so that no values pile up at a bound."""
     while True:
-        value = rng.normal(mean, spread)
+        value = rng.normal(mean, std)
         if low <= value <= high:
             return float(value)

@@ -1,6 +1,6 @@
-"""Writing files so that each is complete or absent, whatever stops the program half-way, and none over what is read.
+"""Files that are complete or absent, whatever stops the program, and that never replace the ones being read.
 
-Knows nothing of what it writes.
+Knows paths; it does not know what is written.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from pathlib import Path
 
 
 def keep_apart(source: str | Path, out: str | Path) -> None:
-    """Refuse a folder to write to that is the one that is read: files of one name would be lost.
+    """Refuse to write into the folder that is read, because files of the same name would be lost.
 
     Raises
     ------
     ValueError
-        If both are one folder.
+        If both are the same folder.
     """
     source, out = Path(source).resolve(), Path(out).resolve()
     if source == out:
-        raise ValueError(f"{out}: this is where the raw files lie; give the prepared ones a folder of their own")
+        raise ValueError(f"{out}: this is where the raw files lie; choose another folder for the prepared ones")
 
 
 @contextlib.contextmanager
 def complete_or_absent(path: str | Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and rename it into place only if all went well.
+    """Give a temporary path beside `path` to write to, and rename it to `path` only if the block succeeds.
 
     Parameters
     ----------
     path : path
-        Where the finished file is to stand. Its folder is made if need be; a file already there is replaced
-        in one step, or kept as it was where the writing fails.
+        Where the finished file belongs. Its folder is made if necessary. A file that is already there is replaced in
+        one step, or kept if writing fails.
 
     Yields
     ------
     Path
-        The path to write to, with the same ending.
+        The temporary path, with the same suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
