@@ -47,6 +47,7 @@ COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "compa
 
 
 # A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
+HANGS = 3600  # s; the four notebooks take some two minutes in fast mode, and ten on a busy machine
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
@@ -81,7 +82,7 @@ def execute(folder: Path, notebooks, **variables) -> subprocess.CompletedProcess
     """Run notebooks in place with the README's command."""
     environment = user_environment(**variables)
     command = [sys.executable, "-m", "jupyter", "execute", "--inplace", *notebooks]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS)
 
 
 def output_of(path: Path) -> str:
