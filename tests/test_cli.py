@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import film_of
+from helpers import ROOT, film_of
 
+import heartbox
 from heartbox import cli
 from heartbox.inference.detector import HeartDetector
 from heartbox.reporting.export import TABLE_COLUMNS
@@ -297,3 +301,126 @@ def test_what_cannot_be_written_is_said_in_a_line(weights, films, tmp_path, caps
     place = tmp_path / "file" / "below.csv"  # below a file there is no folder
     assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
     assert f"{tmp_path.as_posix()}/file" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_and_cells_that_are_formulas(weights, tmp_path, monkeypatch):
+    """A row stays one line, and text stays text in a spreadsheet."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    picture = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8))[1].tobytes()
+    names = ["caf\udce9.png", "=cmd|calc.png", "-x.png", "@y.png", "two\r\nlines.png", "plain.png"]
+    for name in names:
+        Path(name).write_bytes(picture)
+    arguments = [*(f"./{name}" if name.startswith("-") else name for name in names), "--weights", weights]
+    assert main([*arguments, "--csv", tmp_path / "t.csv", "--overlays", tmp_path / "o"]) == 0
+    table = pd.read_csv(tmp_path / "t.csv", dtype=str)
+    assert table["file"].tolist() == [
+        "caf\\xe9.png",
+        "'=cmd|calc.png",
+        "'-x.png",
+        "'@y.png",
+        "two\\x0d\\x0alines.png",
+        "plain.png",
+    ]
+    assert table["error"].isna().all()
+    assert len((tmp_path / "t.csv").read_bytes().splitlines()) == 7
+    assert len(list((tmp_path / "o").iterdir())) == 6
+
+
+def test_a_name_too_long_for_the_disk_is_a_row(weights, films, tmp_path):
+    long = "x" * 300 + ".dcm"
+    assert main([films / "a.png", long, "--weights", weights, "--csv", tmp_path / "t.csv"]) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["error"].notna().tolist() == [False, True]
+
+
+def test_an_unexpected_exception_is_the_row_of_its_film(weights, films, tmp_path, monkeypatch):
+    detect = HeartDetector.detect
+
+    def failing(self, path):
+        if path.parent.name == "deeper":
+            raise RuntimeError("never seen before")
+        return detect(self, path)
+
+    monkeypatch.setattr(HeartDetector, "detect", failing)
+    log = tmp_path / "log.txt"
+    assert main([films, "--weights", weights, "--csv", tmp_path / "t.csv", "--log", log]) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["error"].notna().tolist() == [False, True, True]
+    assert "unexpected RuntimeError: never seen before" in table["error"][2]
+    assert "Traceback" in log.read_text() and "deeper/a.png" in log.read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_csv_that_is_a_pipe_or_a_device_is_refused_and_a_link_is_followed(weights, films, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-null").symlink_to("/dev/null")
+    for place in (tmp_path / "pipe", Path("/dev/null"), tmp_path / "to-null"):
+        assert main([films, "--weights", weights, "--csv", place]) == 2
+        assert "a device or a pipe" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    assert main([films, "--weights", weights, "--csv", tmp_path / "link.csv"]) == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(pd.read_csv(tmp_path / "target.csv")) == 3
+
+
+def test_what_was_not_reported_is_said_and_not_asked_again(weights, films, tmp_path, monkeypatch, capsys):
+    detect, asked = HeartDetector.detect, []
+
+    def counting(self, path):
+        asked.append(path.name)
+        return detect(self, path)
+
+    monkeypatch.setattr(HeartDetector, "detect", counting)
+    arguments = [films, "--weights", weights, "--csv", tmp_path / "t.csv", "--dicom-sr", tmp_path / "sr"]
+    with monkeypatch.context() as patch:
+        patch.setattr("heartbox.inference.archive.Journal.close", interrupt)
+        assert main(arguments) == 130
+    first = list(asked)
+    assert main(arguments) == 0
+    assert asked == [*first, "b.dcm"]  # not the pictures, whose reports were refused; an error may be mended
+    lines = capsys.readouterr().err.splitlines()
+    said = lines.index("--dicom-sr: 0 of 3 reports written")
+    assert len(lines) == said + 4
+    assert [name in line for name, line in zip(("a.png", "b.dcm", "deeper/a.png"), lines[said + 1 :], strict=True)] == [
+        True
+    ] * 3
+    assert main([*arguments, "--strict"]) == 1
+
+
+def test_help_and_version_load_nothing(capsys):
+    lines = [
+        "import sys",
+        "from heartbox.cli import main",
+        "try: main(['--help'])",
+        "except SystemExit as end: code = end.code",
+        "sys.exit(code or bool({'torch', 'pydicom', 'matplotlib', 'pandas', 'numpy'} & set(sys.modules)))",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert heartbox.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("before", "setting", "after"),
+    [
+        ("", {}, "PASSIVE"),
+        ("import torch;", {}, None),
+        ("", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ("", {"GOMP_SPINCOUNT": "9"}, None),
+    ],
+)
+def test_how_threads_wait_is_set_before_torch_unless_the_user_did(before, setting, after):
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | setting
+    code = f"{before}import os, heartbox; print(os.environ.get('OMP_WAIT_POLICY'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == str(after)

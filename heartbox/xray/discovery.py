@@ -5,6 +5,7 @@ Knows names and archives; opens no image.
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 import zipfile
@@ -40,7 +41,7 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
     """
     found = []
     for path in map(Path, paths):
-        if path.is_dir():
+        if _is_possible(path) and path.is_dir():
             locked: list[OSError] = []
             for one in _files_below(path, locked):
                 if _is_zip(one):
@@ -53,7 +54,7 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
                 found.append(_source(Path(error.filename), f"this folder cannot be opened ({error.strerror})."))
         elif _is_zip(path):
             found += _members(path)
-        elif path.name.upper() == "DICOMDIR" and path.is_file():
+        elif path.name.upper() == "DICOMDIR" and _is_possible(path) and path.is_file():
             found += _listed(path)
         else:
             found.append(_source(path))  # one that is not there gets its error where it is read
@@ -62,6 +63,17 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
 
 def _source(path: Path, error: str = "") -> XRaySource:
     return XRaySource(printable(path.as_posix()), path, error=error)
+
+
+def _is_possible(path: Path) -> bool:
+    """Tell whether the disk takes such a name; a name that is too long gets its error where it is read."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+    except ValueError:
+        return False
+    return True
 
 
 def _files_below(folder: Path, locked: list[OSError]) -> list[Path]:
