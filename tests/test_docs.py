@@ -3,8 +3,9 @@
 import re
 import subprocess
 
+import nbformat
 import pytest
-from helpers import ROOT
+from helpers import COMPANIONS, NOTEBOOKS, ROOT
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -32,10 +33,17 @@ def test_links_lead_somewhere(name):
             assert anchor in anchors(linked.read_text(encoding="utf-8")), f"{name}: {target}"
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+def text_of(name: str) -> str:
+    """Return a page's text, or that of a notebook's Markdown cells."""
+    if not name.endswith(".ipynb"):
+        return (ROOT / name).read_text(encoding="utf-8")
+    return "\n".join(cell.source for cell in nbformat.read(ROOT / name, 4).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *NOTEBOOKS, *COMPANIONS])
 def test_named_files_exist(name):
     """Paths in code quotes that begin with a folder of the project."""
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = text_of(name)
     for path in re.findall(r"`((?:heartbox|benchmarks|companions|docs|tests|weights)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), f"{name}: {path}"
     for path in re.findall(r"python ((?:benchmarks|docs)/\w+\.py)", text):
