@@ -78,6 +78,9 @@ def user_environment(**variables) -> dict[str, str]:
     return kept | {"CARDIAC_FAST": "1"} | OFFLINE | variables
 
 
+HANGS = 3600  # s; against hangs only: four times what all notebooks together take on a busy machine
+
+
 def execute(folder: Path, notebooks, **variables) -> subprocess.CompletedProcess:
     """Run notebooks in place with the README's command."""
     environment = user_environment(**variables)

@@ -12,21 +12,20 @@ import torch
 import torchvision
 from torch import nn
 
-BACKBONES = ("resnet18", "vgg16", "vgg16_bn")
+IMAGENET_WEIGHTS = {
+    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+    "vgg16": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+    "vgg16_bn": torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1,
+}
+BACKBONES = tuple(IMAGENET_WEIGHTS)
 
 
 def load_backbone(name: str, pretrained: bool) -> tuple[nn.Module, bool]:
-    """Return torchvision's network with one input channel, and whether it holds ImageNet weights."""
-    build = {
-        "resnet18": torchvision.models.resnet18,
-        "vgg16": torchvision.models.vgg16,
-        "vgg16_bn": torchvision.models.vgg16_bn,
-    }[name]
-    weights = {
-        "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
-        "vgg16": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
-        "vgg16_bn": torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1,
-    }[name]
+    """Return torchvision's network with one input channel, and whether it has ImageNet weights.
+
+    Where the weights cannot be fetched, a warning says so and the network is random.
+    """
+    build, weights = vars(torchvision.models)[name], IMAGENET_WEIGHTS[name]
     body = None
     if pretrained:
         try:
@@ -38,21 +37,21 @@ def load_backbone(name: str, pretrained: bool) -> tuple[nn.Module, bool]:
                 f"To use them offline, put {weights.url} into {torch.hub.get_dir()}/checkpoints/.",
                 stacklevel=3,
             )
-    found = body is not None
+    has_weights = body is not None
     if body is None:
         body = build(weights=None)
     if name == "resnet18":
         body.conv1 = grey_input(body.conv1)
     else:
         body.features[0] = grey_input(body.features[0])
-    return body, found
+    return body, has_weights
 
 
 def grey_input(convolution: nn.Conv2d) -> nn.Conv2d:
     """Turn a first layer for red, green and blue into one for grey by summing its weights over the colours.
 
-    A grey picture shown to the old layer as three equal channels gives exactly what the new one gives, so
-    nothing that was learnt on colour pictures is thrown away.
+    The new layer gives exactly what the old one gives for a grey image in three equal channels, so nothing learnt on
+    colour images is lost.
     """
     grey = nn.Conv2d(
         1,

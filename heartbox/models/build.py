@@ -24,20 +24,20 @@ def build_model(
     Parameters
     ----------
     backbone : {"resnet18", "vgg16", "vgg16_bn"}
-        What extracts the features (He et al. 2016; Simonyan & Zisserman 2015, plain or with batch normalisation).
+        Network that extracts the features (He et al. 2016; Simonyan & Zisserman 2015, plain or with batch norm).
     head : {"regression", "edges"}
-        ``"regression"``: the classic last layer that puts out the coordinates themselves.
-        ``"edges"``: each edge a distribution over columns or rows, its coordinate the mean (:class:`EdgesHead`).
+        ``"regression"``: the classic last layer, whose outputs are the coordinates. ``"edges"``: a distribution over
+        columns or rows for each edge, whose mean is the coordinate (:class:`heartbox.models.heads.EdgesHead`).
     pretrained : bool
-        Start from ImageNet weights. They are fetched by torchvision; where they cannot be, a warning says so
-        and the network starts from scratch. The model's attribute ``pretrained`` says which it was.
+        Whether to start from ImageNet weights, which torchvision fetches. If that fails, a warning says so and the
+        network starts from scratch. The network's attribute ``pretrained`` says which of the two happened.
     targets : sequence of str
-        Whose boxes are predicted; each adds four outputs ``x_min, y_min, x_max, y_max``, in this order.
+        Names of the boxes; each adds four outputs ``x_min, y_min, x_max, y_max``, in this order.
     size : int
         Side of the square input in pixels, a multiple of 32.
     hidden : sequence of int
         Widths of fully connected layers between the backbone's own 1000 outputs and the coordinates, for the
-        regression head; without any, the coordinates take the place of the 1000.
+        regression head. Without any, the coordinates replace the 1000 outputs.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def build_model(
     Raises
     ------
     ValueError
-        If a name is unknown, `size` does not fit, or the edges head is given hidden layers, which it has no place for.
+        If a name is unknown, `size` does not fit, or hidden layers are given to the edges head, which has none.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"unknown backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
@@ -56,11 +56,11 @@ def build_model(
     if size < 64 or size % 32:
         raise ValueError(f"size {size} does not fit: the backbones need a multiple of 32, at least 64")
     if hidden and head != "regression":
-        raise ValueError(f"the {head} head has no fully connected layers: leave hidden={tuple(hidden)} away")
-    body, found = load_backbone(backbone, pretrained)
+        raise ValueError(f"the {head} head has no fully connected layers: leave out hidden={tuple(hidden)}")
+    body, has_weights = load_backbone(backbone, pretrained)
     if head == "regression":
         model = RegressionNet(body, backbone, len(targets), size, hidden)
     else:
         model = EdgesNet(body, backbone, len(targets), size)
-    model.pretrained = found
+    model.pretrained = has_weights
     return model

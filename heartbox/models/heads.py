@@ -1,7 +1,7 @@
 """Heads: how the features of a backbone become the edges of boxes.
 
 Every network takes (N, 1, size, size), z-normalised, and gives (N, 4 * targets) coordinates in pixels. Knows torch
-only: no files, no labels, no training. :func:`heartbox.models.build.build_model` puts a head on a backbone.
+and the order of edges: no files, no labels, no training. :mod:`heartbox.models.build` puts a head on a backbone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from heartbox.boxes import EDGES_PER_BOX, is_vertical
 
 HEADS = ("regression", "edges")
 
@@ -162,11 +164,11 @@ class RegressionNet(BoxNet):
         super().__init__(backbone, targets, size, hidden)
         if backbone == "resnet18":
             self.features = nn.Sequential(*list(body.children())[:-2])
-            last = self._last_layers(body.fc, 4 * targets)
+            last = self._last_layers(body.fc, EDGES_PER_BOX * targets)
             self.regress = nn.Sequential(*last) if hidden else last[0]
         else:
             self.features = body.features
-            last = self._last_layers(body.classifier[-1], 4 * targets)
+            last = self._last_layers(body.classifier[-1], EDGES_PER_BOX * targets)
             self.regress = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), *body.classifier[:-1], *last)
 
     def _last_layers(self, original: nn.Linear, outputs: int) -> list[nn.Module]:
@@ -222,7 +224,7 @@ class EdgesNet(BoxNet):
             channels = (256, 512, 512)
         self.laterals = nn.ModuleList([nn.Conv2d(c, width, 1) for c in channels])
         self.smooth = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.head = EdgesHead(width, 4 * targets)
+        self.head = EdgesHead(width, EDGES_PER_BOX * targets)
 
     def add_mask_head(self) -> None:
         """Add an output for each target's mask, computed from the pyramid's finest level.
@@ -294,13 +296,12 @@ class EdgesHead(nn.Module):
     def forward(self, features: Tensor) -> EdgeDistributions:
         """Map features, (N, width, h, w), to the distributions of the edges."""
         scores = self.attend(features)
-        vertical = [edge for edge in range(self.edges) if edge % 2 == 0]
-        attention = torch.stack([scores[:, e].softmax(dim=1 if e in vertical else 2) for e in range(self.edges)], dim=1)
-        strips = [
-            torch.einsum("nchw,nhw->ncw" if e in vertical else "nchw,nhw->nch", features, attention[:, e])
-            for e in range(self.edges)
-        ]
+        attention, strips = [], []
+        for edge in range(self.edges):
+            weights = scores[:, edge].softmax(dim=1 if is_vertical(edge) else 2)
+            attention.append(weights)
+            strips.append(torch.einsum("nchw,nhw->ncw" if is_vertical(edge) else "nchw,nhw->nch", features, weights))
         strip = F.pad(torch.cat(strips, dim=1), (1, 1), mode="replicate")
         strip = F.interpolate(strip, scale_factor=float(self.bins_per_column), mode="linear", align_corners=False)
         logits = self.logits(F.relu(self.hidden(strip)))
-        return EdgeDistributions(logits, self.positions(features.shape[-1], logits), attention)
+        return EdgeDistributions(logits, self.positions(features.shape[-1], logits), torch.stack(attention, dim=1))
