@@ -46,8 +46,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
 
 
-# A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
 HANGS = 3600  # s; the four notebooks take some two minutes in fast mode, and ten on a busy machine
+# A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
