@@ -20,6 +20,7 @@ from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, outlines_a
 from heartbox.data.tables import ItemError, Problem
 from heartbox.utils.atomic import keep_apart
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, has_low_contrast, normalize_contrast
+from heartbox.xray.errors import XRayError
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import load_xray, read_xray
 
@@ -71,12 +72,14 @@ def _read_masks(film: LabelledXRay, shape: tuple[int, int]) -> list[list[np.ndar
     """Return the masks of the heart, [one], and of the thorax, [both lungs]."""
     masks = []
     for path in film.masks:
-        mask = read_xray(path)
+        try:
+            mask = read_xray(path)
+        except XRayError as error:  # an empty mask, too, is an image in which there is nothing
+            reason = f"{path.name}: the mask of {path.parent.name} is empty or cannot be read ({error})"
+            raise ItemError("mask", reason) from error
         mask = mask > 0.5 * mask.max()  # some masks are written as 0 and 255, others as 0 and 1
         if mask.shape != shape:
             raise ItemError("mask", f"{path.name}: the mask of {path.parent.name} is {mask.shape}, the image {shape}")
-        if not mask.any():
-            raise ItemError("mask", f"{path.name}: the mask of {path.parent.name} is empty")
         masks.append(mask)
     return [masks[:1], masks[1:]]
 

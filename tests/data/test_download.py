@@ -171,7 +171,7 @@ def test_interrupted_transfer_goes_on_or_starts_over(fetch, server, tmp_path, ra
     part = tmp_path / "data" / "ctr.zip.part"
     assert part.read_bytes() == server.body[:1000]
     server.send_at_most = 1500
-    refused(fetch, tmp_path, "broke off", leaves=["ctr.zip.part"])
+    refused(fetch, tmp_path, "interrupted", leaves=["ctr.zip.part"])
     assert part.read_bytes() == server.body[:1500]
     server.send_at_most = None
     check_ctr(fetch(), COUNTS)
@@ -230,7 +230,7 @@ def test_a_path_that_leads_out(fetch, server, tmp_path, name):
 
 def test_the_same_film_twice(fetch, server, tmp_path):
     server.body = pack(members() | {"again/jsrt/png/1.2.0.png": png()})
-    refused(fetch, tmp_path, "holds jsrt/png/1.2.0.png twice")
+    refused(fetch, tmp_path, "contains jsrt/png/1.2.0.png twice")
 
 
 def test_an_archive_that_would_unpack_to_too_much(fetch, server, tmp_path, monkeypatch):

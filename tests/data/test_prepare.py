@@ -137,8 +137,10 @@ def test_bad_masks_are_skipped_with_their_reason(tmp_path):
     masks = tmp_path / "raw" / "jsrt" / "mask"
     (masks / "left_lung" / "jsrt-0.png").unlink()
     cv2.imwrite(str(masks / "heart" / "jsrt-1.png"), np.zeros((100, 50), np.uint8))
-    cv2.imwrite(str(masks / "heart" / "jsrt-2.png"), np.full((50, 50), 255, np.uint8))
-    skipped = run(tmp_path / "raw", tmp_path / "out").skipped.set_index("name")["reason"]
+    cv2.imwrite(str(masks / "heart" / "jsrt-2.png"), np.eye(50, dtype=np.uint8) * 255)
+    problems = run(tmp_path / "raw", tmp_path / "out").skipped.set_index("name")
+    skipped = problems["reason"]
+    assert set(problems["kind"]) == {"mask"}
     assert "no mask of left_lung" in skipped["jsrt-0"]
     assert "heart is empty" in skipped["jsrt-1"]
     assert "(50, 50)" in skipped["jsrt-2"]
