@@ -9,7 +9,7 @@ import math
 
 from pydicom.dataset import Dataset
 
-PHANTOM_MANUFACTURER = "Heartbox phantom"  # by which a file says that it is no patient
+PHANTOM_MANUFACTURER = "Heartbox phantom"  # by which a file says that there is no patient in it
 
 
 def numbers(header: Dataset, keyword: str) -> list[float]:

@@ -37,12 +37,12 @@ def test_a_tone_curve_is_undone_by_half():
 
 def test_the_whole_range_is_used_and_no_two_greys_change_places():
     film = made_film()
-    even = normalize_contrast(0.9 + 0.05 * film)
-    assert even.dtype == np.float32
-    assert even.min() < 0.02
-    assert even.max() > 0.98
+    normalized = normalize_contrast(0.9 + 0.05 * film)
+    assert normalized.dtype == np.float32
+    assert normalized.min() < 0.02
+    assert normalized.max() > 0.98
     order = np.argsort(film, axis=None)
-    assert (np.diff(even.ravel()[order]) >= -1e-6).all()
+    assert (np.diff(normalized.ravel()[order]) >= -1e-6).all()
 
 
 def test_a_negative_stays_a_negative():
@@ -65,14 +65,14 @@ def test_one_grey_stays_one_grey(grey):
     assert np.ptp(normalize_contrast(rounded)) < 1e-4  # noise of rounding is not blown up
 
 
-def test_low_contrast_is_seen_before_it_is_evened():
+def test_low_contrast_is_seen_before_it_is_normalized():
     film = made_film()
     assert has_low_contrast(0.9 + 0.1 * film)
     assert not has_low_contrast(film)
 
 
 def test_the_detector_shows_films_as_its_weights_saw_them():
-    """Weights that were trained on evened films get them, weights of an earlier version do not."""
+    """Weights that were trained on films of normalised contrast get them, weights of an earlier version do not."""
     film = 0.9 + 0.08 * made_film()
     config = WeightsConfig("resnet18", "edges", 64, ("heart",), mean=0.5, std=0.25, layout="made")
     torch.manual_seed(0)

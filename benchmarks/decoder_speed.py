@@ -1,0 +1,82 @@
+"""What decoding a compressed film costs, by pydicom with GDCM and by imagecodecs asked directly.
+
+GDCM throws in C++ where header and codestream contradict each other, which ends the process; the alternative to not
+asking it is a process that may be lost, whose start and transfer are measured too. Needs ``python-gdcm``, which the
+project itself does not::
+
+    python benchmarks/decoder_speed.py
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import fuzz_reading
+import numpy as np
+import pydicom
+from common import write_table
+from fuzz_reading import ENCODED, film, pixels, write
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder, pixel_array
+
+from heartbox.xray.codestream import read_codestream
+from heartbox.xray.damage import decoder_messages
+from heartbox.xray.decode import decode
+
+SIDE = 2048
+REPEATS = 3
+
+
+def best(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    """Return the least of several times, in milliseconds, and the result."""
+    times, result = [], None
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        result = function()
+        times.append(time.perf_counter() - started)
+    return 1000 * min(times), result
+
+
+def main() -> None:
+    """Time each transfer syntax and write the table."""
+    large = np.tile(pixels(), (SIDE // 160 + 1, SIDE // 144 + 1))[:SIDE, :SIDE]
+    noise = np.random.default_rng(0).normal(0, 8, large.shape)
+    fuzz_reading.pixels = lambda: np.clip(large + noise, 0, 4095).astype(np.uint16)
+    lines = [
+        "# Decoders",
+        "",
+        f"One film of {SIDE} x {SIDE} pixels, milliseconds on one core, the best of {REPEATS}: pydicom with the plugin",
+        "it asks first, and imagecodecs asked directly with the codestream, its checks for damage included.",
+        "",
+        "| transfer syntax | pydicom asks | pydicom, ms | imagecodecs, ms | same pixels |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ENCODED:
+        if name == "RLE Lossless":
+            continue  # by pydicom in both
+        ds = pydicom.dcmread(io.BytesIO(write(film(name))))
+        frame = next(generate_frames(ds.PixelData, number_of_frames=1))
+        plugin = get_decoder(ds.file_meta.TransferSyntaxUID).available_plugins[0]
+        with decoder_messages():
+            ours, values = best(lambda frame=frame: decode(read_codestream(frame))[0])
+            try:
+                theirs, expected = best(lambda ds=ds: pixel_array(ds, index=0))
+                most = int(np.abs(values.astype(int) - expected).max())
+                same = "yes" if most == 0 else f"to {most} of {2**16}"
+                theirs = f"{theirs:.0f}"
+            except RuntimeError:
+                theirs, same = "cannot", ""
+        lines.append(f"| {name} | {plugin} | {theirs} | {ours:.0f} | {same} |")
+        print(lines[-1], flush=True)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import gdcm, pydicom, numpy"], check=True)
+    lines += ["", f"Starting a process that imports GDCM takes {1000 * (time.perf_counter() - started):.0f} ms a film."]
+    write_table("decoder_speed.md", lines)
+
+
+if __name__ == "__main__":
+    main()
