@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from helpers import SMALL, same_weights, train_small
 
 from cardiac_dataset import CardiacDataset
+from heartbox.data.phantom_store import write_phantom_store
+from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box, predict
 from heartbox.models.weights import save_weights
 from heartbox.training.recipes import RECIPES, make_model
 
@@ -23,6 +26,25 @@ def test_every_recipe_learns(processed, tmp_path, name):
     _, history = train_small(processed, tmp_path, recipe)
     assert len(history) == 8
     assert history["train_loss"].iloc[-1] < 0.95 * history["train_loss"].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """Return a processed folder of 96 phantoms to train on and 24 to validate, at 64 px."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    return write_phantom_store(folder, 120, size=64, validation_share=0.2, progress=False)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_beats_the_constant_baseline_on_phantoms(phantoms, tmp_path, name):
+    """By a wide margin: the error was 0.4 to 0.7 times that of the mean box."""
+    at_mean = RECIPES[name].head == "regression"
+    recipe = dataclasses.replace(RECIPES[name], epochs=8, batch_size=8, small_size=0, start_at_mean=at_mean)
+    model, _ = train_small(phantoms, tmp_path, recipe, checkpoints=False)
+    train, val = (CardiacDataset(phantoms, split, targets=recipe.targets) for split in ("train", "val"))
+    truth = all_boxes(val)
+    constant = np.tile(mean_box(all_boxes(train)), (len(val), 1))
+    assert evaluate(predict(model, val)[0], truth)["mae"] < 0.9 * evaluate(constant, truth)["mae"]
 
 
 def test_masks_are_learnt(processed_with_masks, tmp_path):
