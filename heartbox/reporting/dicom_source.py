@@ -9,13 +9,13 @@ import re
 from datetime import date
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import generate_uid
 
-from heartbox.xray.errors import XRayError, one_line
-from heartbox.xray.header import text
+from heartbox.xray.errors import XRayError
+from heartbox.xray.header import integer, text
+from heartbox.xray.parse import parse
 
 UNICODE = "ISO_IR 192"  # the character set of everything written here
 UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
@@ -63,10 +63,13 @@ def source_header(path: str | Path) -> Dataset:
         If the file cannot be read, or has no valid identifiers that a report could refer to.
     """
     try:
-        source = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        source, _ = parse(Path(path).read_bytes(), notes=[])  # as the image was read, whatever bends the standard
+    except OSError as error:
+        raise XRayError(f"{path}: cannot be read ({error.strerror}).") from error
     except Exception as error:  # garbled headers fail inside pydicom in many ways
-        reason = f"cannot be read as DICOM ({one_line(error)}); reports need the DICOM file itself."
-        raise XRayError(f"{path}: {reason}") from error
+        raise XRayError(
+            f"{path}: not a DICOM image, so no report can refer to it. Give the original DICOM file."
+        ) from error
     header = Dataset()
     header.SpecificCharacterSet = UNICODE
     for keyword in REFERENCED:
@@ -75,7 +78,7 @@ def source_header(path: str | Path) -> Dataset:
         value = _valid(keyword, _first(source, keyword), longest)
         if value or keyword in REQUIRED:
             setattr(header, keyword, value or None)
-    header.Rows, header.Columns = source.get("Rows"), source.get("Columns")
+    header.Rows, header.Columns = integer(source, "Rows"), integer(source, "Columns")
     # Unless the source denies it there may be words in its pixels, and there are some in a picture made from it.
     header.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation") == "NO" else "YES"
     return header
