@@ -90,7 +90,7 @@ def _write_names(
     `words` are box, name and colour: labels above their box, detections below.
     """
     rows, columns = shape
-    high, letter = 1.25 * TEXT / 72 / side * rows, 0.63 * TEXT / 72 / side * columns  # an inch has 72 points
+    high, letter = 1.25 * TEXT / 72 / side * rows, 0.66 * TEXT / 72 / side * columns  # an inch has 72 points
     taken: list[tuple[float, float, float, float]] = []
     for box, text, colour in words:
         wide = len(text) * letter
