@@ -150,7 +150,7 @@ def check_ctr(folder: str | Path, counts: Mapping[str, int] | None = CTR_COUNTS,
         for organ in ORGANS:
             mask = folder / name / "mask" / organ / film
             if _picture_size(mask) != size:
-                raise DownloadError(f"The mask {mask} is not of the size of its film, {size[0]} x {size[1]}.")
+                raise DownloadError(f"The mask {mask} does not have the size of its film, {size[0]} x {size[1]}.")
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
@@ -202,7 +202,7 @@ def _fetch(url: str, part: Path, timeout: float, progress: bool) -> bool:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             continues = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
             if answer.status == 206 and not continues:
-                raise DownloadError(f"{url} sent another part than the one requested. Delete {part} and run again.")
+                raise DownloadError(f"{url} sent a different part from the one requested. Delete {part} and run again.")
             with part.open("ab" if continues else "wb") as file:
                 _copy(answer, file, done if continues else 0, progress)
             return continues

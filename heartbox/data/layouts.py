@@ -1,4 +1,4 @@
-"""Raw folders of X-rays: which layout lies in one, and which labelled films it holds.
+"""Raw folders of X-rays: which layout a folder has, and which labelled films it holds.
 
 Recognises the layout (RSNA, CTR, phantom) and lists its films without opening their images. Knows files and boxes;
 no processed folder, no networks.

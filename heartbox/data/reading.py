@@ -1,4 +1,4 @@
-"""Reading many items in other processes, where one bad item costs only itself.
+"""Reading many items in other processes, so that a bad item costs nothing but itself.
 
 Used wherever a folder of films is prepared. Knows processes and problems; it does not know what is read.
 """

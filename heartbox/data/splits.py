@@ -111,7 +111,7 @@ def choose_split(
     if layout == "rsna" and max(film.row for film in films) >= RSNA_PUBLISHED_TRAIN:
         split = [TRAIN if film.row < RSNA_PUBLISHED_TRAIN else VAL for film in films]
         validating = {patient for patient, name in zip(patients, split, strict=True) if name == VAL}
-        # The published split goes by rows. A patient whom it puts into both splits is validated on only.
+        # The published split goes by rows. A patient whom it puts into both splits is used for validation only.
         pairs = zip(patients, split, strict=True)
         split = [UNUSED if name == TRAIN and patient in validating else name for patient, name in pairs]
         if TRAIN in split:

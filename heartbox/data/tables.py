@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
 
 class ItemError(ValueError):
-    """One item that cannot be used; whoever goes through the items turns it into a :class:`Problem` and goes on."""
+    """One item that cannot be used; the loop over the items turns it into a :class:`Problem` and goes on."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(kind, reason)  # both, or it could not be sent from one process to another
@@ -113,7 +113,7 @@ def read_table(path: str | Path, required: Sequence[str], text: Iterable[str] = 
                 "separated by commas"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise TableError(f"{path}: column {', '.join(twice)} is there more than once; keep one of them")
+            raise TableError(f"{path}: column {', '.join(twice)} appears more than once; keep one of them")
         return _read_rows(path, names, set(text))
     except TableError:
         raise

@@ -164,10 +164,10 @@ class WeightsConfig:
         _check_number("mean", self.mean)
         _check_number("std", self.std, low=0, open_ends=True)
         if not isinstance(self.layout, str) or not LAYOUT_NAME.fullmatch(self.layout):
-            raise ValueError(f"layout {self.layout!r} is not a name of small letters, such as rsna")
+            raise ValueError(f"layout {self.layout!r} is not a name in lower-case letters, such as rsna")
         _check_choice("contrast", self.contrast, ("", NORMALIZED_CONTRAST))
         if self.hidden and self.head != "regression":
-            raise ValueError(f"hidden layers {self.hidden} do not go with the {self.head} head")
+            raise ValueError(f"hidden layers {self.hidden} cannot be combined with the {self.head} head")
         if len(self.hidden) > MOST_LAYERS:
             raise ValueError(f"{len(self.hidden)} hidden layers are more than {MOST_LAYERS}")
         for width in self.hidden:

@@ -47,9 +47,9 @@ NO_UNIT = sr.CodedConcept("{ratio}", "UCUM", "ratio")
 
 
 def write_measurement_report(path: str | Path, source: str | Path, found: HeartDetection) -> Path:
-    """Write the two widths and their ratio as a Comprehensive SR by TID 1500, with reference to the source image.
+    """Write the two widths and their ratio as a Comprehensive SR (TID 1500) that refers to the source image.
 
-    The notes of the answer (an AP view, a pixel spacing measured at the detector) stand in it as comments.
+    The notes of the answer (an AP view, a pixel spacing measured at the detector) are included as comments.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _refusing(source: str | Path) -> Iterator[None]:
             raise
         except Exception as error:
             reason = f"its header cannot be copied into a report ({type(error).__name__}: {one_line(error)})"
-            raise XRayError(f"{source}: {reason}. Mend it with a DICOM editor.") from error
+            raise XRayError(f"{source}: {reason}. Correct it with a DICOM editor.") from error
 
 
 def _outline(box: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Any X-ray file -> one honest array, or an XRayError that says why not."""
+"""Any X-ray file -> one array that can be trusted, or an XRayError that says why not."""
 
 from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.discovery import XRaySource, find_xrays

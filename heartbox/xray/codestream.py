@@ -1,9 +1,9 @@
-"""Compressed pixels -> one frame's codestream, and what the codestream says of itself.
+"""Compressed pixels -> one frame's codestream, and what the codestream says about itself.
 
 A codestream carries its own size, number of components and precision, which a header may contradict. They are read
-here before a decoder is asked, because decoders believe whatever they are told and allocate it first. Knows JPEG
-(ITU-T T.81), JPEG-LS (T.87), JPEG 2000 with its high-throughput form (T.800, T.814) and DICOM's RLE (PS3.5 G);
-decodes nothing.
+here before a decoder is asked, because decoders believe whatever they are told and allocate that much memory first.
+Knows JPEG (ITU-T T.81), JPEG-LS (T.87), JPEG 2000 with its high-throughput form (T.800, T.814) and DICOM's RLE
+(PS3.5 G); decodes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_TILES = 65_535  # T.800 A.4.2: a tile's number has 16 bits
 
 @dataclass(frozen=True)
 class Codestream:
-    """One frame of compressed pixels, with what it says of itself.
+    """One frame of compressed pixels, with what it says about itself.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ def read_codestream(frame: bytes) -> Codestream:
     Raises
     ------
     XRayError
-        If it is of no kind known here, or its markers make no sense.
+        If it is of a kind not known here, or its markers make no sense.
     """
     try:
         if frame.startswith(SOI):
@@ -107,7 +107,7 @@ def read_codestream(frame: bytes) -> Codestream:
             return _jpeg2000(frame[max(frame.find(SOC_SIZ), 0) :])
         return _rle(frame)
     except (struct.error, IndexError):
-        raise XRayError("the compressed pixels are cut off or damaged at their beginning. Fetch it again.") from None
+        raise XRayError("the compressed pixels are cut off or damaged at the start. Fetch the file again.") from None
 
 
 def _segments(frame: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
@@ -162,7 +162,7 @@ def _jpeg2000(frame: bytes) -> Codestream:
     x_end, y_end, x_start, y_start, tile_x, tile_y, tile_x_start, tile_y_start, components = numbers[2:]
     rows, columns = y_end - y_start, x_end - x_start
     if tile_x < 1 or tile_y < 1:
-        raise XRayError("the compressed pixels claim tiles of no size: damaged. Export the file again.")
+        raise XRayError("the compressed pixels claim tiles of size zero: damaged. Export the file again.")
     tiles = -(-max(x_end - tile_x_start, 0) // tile_x) * -(-max(y_end - tile_y_start, 0) // tile_y)
     if tiles > MAX_TILES:
         raise XRayError(f"the compressed pixels claim {tiles} tiles: damaged. Export the file again.")
@@ -198,7 +198,7 @@ def _rle(frame: bytes) -> Codestream:
     offsets = offsets[:count]
     if not 1 <= count <= 15 or offsets[0] != 64 or offsets != sorted(offsets) or offsets[-1] >= len(frame):
         raise XRayError(
-            "the compressed pixels are of no kind known here (JPEG, JPEG-LS, JPEG 2000, RLE), or damaged. "
+            "the compressed pixels are of a kind not known here (JPEG, JPEG-LS, JPEG 2000, RLE), or damaged. "
             "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
         )
     # A segment is one byte of one component: 1 and 2 are grey of 8 and 16 bits, 3 and 6 are colour.

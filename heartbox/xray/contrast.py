@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 NORMALIZED_CONTRAST = "even"  # how stats.json and a weights file say that their images went through normalize_contrast
 ENDS = (1, 99)  # percentiles that are stretched to black and white
-FLAT = 2e-3  # a smaller difference of them is rounding, not a picture: half a step of an 8-bit file
+FLAT = 2e-3  # a smaller difference between those two is rounding, not a picture: half a step of an 8-bit file
 MIN_SIDE = 16  # pixels; an image with fewer is not a film but an icon, a line or a number
 LOW_CONTRAST = 0.05  # difference of the 5th and 95th percentiles, out of 1, below which there is little to see
 
@@ -20,9 +20,9 @@ def normalize_contrast(image: NDArray) -> NDArray[np.float32]:
     """Bring a film's greys into one range: half-way between stretching them and equalising their histogram.
 
     Stretching, a straight line from the 1st and 99th percentile to black and white, undoes a window that was too
-    wide. Equalising gives each grey its rank among all pixels (Hummel 1977), which undoes any tone curve, but makes
-    much of the noise in plain areas and little of the difference between heart and lung where those are few. The mean
-    of both has some of the virtues of either.
+    wide. Equalising gives each grey its rank among all pixels (Hummel 1977), which undoes any tone curve, but
+    amplifies the noise in plain areas, and shrinks the difference between heart and lung where they fill few pixels.
+    The mean of the two has some of the virtues of each.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def normalize_contrast(image: NDArray) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32, shape (rows, columns)
-        In [0, 1], and the same for any straight line through the image's greys that rises and does not clip. An image
-        of one grey, to within half a step of 8 bits, is returned as it is. The negative of an image gives the
+        In [0, 1]; a rising straight line applied to the image's greys does not change it, unless it clips them. An
+        image of one grey, to within half a step of 8 bits, is returned as it is. The negative of an image gives the
         negative of the result.
     """
     image = np.asarray(image, dtype=np.float32)
@@ -48,7 +48,7 @@ def normalize_contrast(image: NDArray) -> NDArray[np.float32]:
 
 
 def take_sample(values: NDArray, most: int = 1_000_000) -> NDArray:
-    """Return every so-many-th value: percentiles of a million pixels are as good as of twenty million, and quicker."""
+    """Return evenly spaced values: percentiles of a million pixels are as good as of twenty million, and quicker."""
     values = values.ravel()
     return values[:: 1 + values.size // most]
 

@@ -1,4 +1,4 @@
-"""Signs of damage in compressed pixels that decoders do not raise.
+"""Signs of damage in compressed pixels for which decoders raise no error.
 
 A JPEG decoder fills in what is missing and reports success. It prints a remark on standard error, or none at all; both
 are looked for here. Knows codestreams and decoders; no headers.

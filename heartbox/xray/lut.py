@@ -55,8 +55,8 @@ def grey_levels(
     sample = modality(take_sample(real))
     if not np.isfinite(sample).all() or not np.isfinite(modality(np.array([real.min(), real.max()]))).all():
         raise XRayError(
-            "the header's Rescale Slope and Intercept, or its Modality LUT, make values too large for any grey. "
-            "Export the file again, or mend them with a DICOM editor."
+            "the header's Rescale Slope and Intercept, or its Modality LUT, make values too large to be greys. "
+            "Export the file again, or correct them with a DICOM editor."
         )
     voi = _voi(header, sample, notes)
     if voi is None:

@@ -76,7 +76,7 @@ def parse(data: bytes, notes: list[str]) -> tuple[Dataset, PixelElement]:
         # Text and other formats begin otherwise.
         raise XRayError(
             "this is not a DICOM, PNG, JPEG or TIFF file. Name an X-ray in one of these formats; unpack an "
-            "archive first, and of a .npy file give the array (numpy.load)."
+            "archive first; for a .npy file, give the array (numpy.load)."
         )
     stream = io.BytesIO(data)
     stream.seek(start)

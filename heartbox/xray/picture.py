@@ -66,7 +66,7 @@ def read_picture(path: Path, data: bytes) -> XRay:
             "not known here (save it as an 8- or 16-bit PNG)."
         )
     if turned:
-        notes.append("The picture carries a rotation mark (EXIF), which was not applied: pixels are read as stored.")
+        notes.append("The picture has an EXIF rotation tag, which was not applied: pixels are read as stored.")
     if pixels.ndim == 3:  # OpenCV's order is blue, green, red, alpha
         pixels, coloured = to_grey(pixels[:, :, 2::-1]) if pixels.shape[2] > 2 else (pixels[:, :, 0], False)
         if coloured:

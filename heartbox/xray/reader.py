@@ -1,7 +1,7 @@
-"""Any X-ray file -> one honest array: DICOM, PNG, JPEG or TIFF in, float32 in [0, 1] with bone bright out.
+"""Any X-ray file -> an array that can be trusted: DICOM, PNG, JPEG or TIFF in, float32 in [0, 1], bone bright, out.
 
 Training data and users' files go through the same functions here, so a network sees both alike.
-This module knows nothing of hearts, boxes or networks; what it cannot read honestly it refuses with XRayError.
+This module knows nothing of hearts, boxes or networks; what it cannot read for certain it refuses with an XRayError.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def load_xray(path: str | os.PathLike) -> XRay:
         if len(surplus) < len(said):
             worst = next(line for line in said if line not in surplus)
             raise XRayError(
-                f"the compressed pixels are damaged or cut off, says the decoder ({worst}). Fetch or export the file "
-                "again."
+                f"the decoder says that the compressed pixels are damaged or cut off ({worst}). Fetch or export the "
+                "file again."
             )
         _refuse_empty(xray.image)
     except XRayError as error:
@@ -79,7 +79,7 @@ def _refuse_empty(image: np.ndarray) -> None:
     if is_flat(image):
         value = float(np.median(image))
         grey = {0: "black", 1: "white"}.get(round(value, 2), f"{value:.0%} of white")
-        raise XRayError(f"the image is one even grey ({grey}): nothing is in it. Export it again, or leave it out.")
+        raise XRayError(f"the image is one even grey ({grey}): it shows nothing. Export it again, or leave it out.")
 
 
 def _read_any(path: Path, data: bytes) -> XRay:
@@ -102,7 +102,7 @@ def _read_any(path: Path, data: bytes) -> XRay:
             raise
         raise XRayError(
             f"the image cannot be decoded ({type(error).__name__}: {one_line(error)}). "
-            "Either it is damaged (fetch or export it again) or of a kind that the decoders here do not know "
+            "Either it is damaged (fetch or export it again) or it is of a kind that the decoders here do not know "
             "(convert it to an uncompressed transfer syntax with a DICOM toolkit)."
         ) from error
 

@@ -1,4 +1,4 @@
-"""One image that was named, as a file or as a member of a zip archive, and a path to read it from.
+"""One image that the user named, as a file or as a member of a zip archive, and a path to read it from.
 
 Knows archives and temporary folders; opens no image.
 """
@@ -85,7 +85,7 @@ class XRaySource:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a folder that is gone afterwards, even after a kill: the next one to be made removes what was left.
+    """Give a folder that is removed afterwards; what a killed process leaves is removed when the next one is made.
 
     A patient's film must not stay behind. A folder is in use for as long as the file in it that is kept open can be
     locked by nobody else, which the system ends with the process, however that ends.
@@ -139,5 +139,5 @@ class _Limited:
         block = self.stream.read(size)
         self.left -= len(block)
         if self.left < 0:
-            raise XRayError(f"{self.name}: more than {MAX_FILE_BYTES // 2**20} MiB when unpacked: no X-ray.")
+            raise XRayError(f"{self.name}: more than {MAX_FILE_BYTES // 2**20} MiB when unpacked, so no X-ray.")
         return block

@@ -1,8 +1,8 @@
-"""Header and pixels held against each other -> the values that are stored, and what they are.
+"""Header and pixels, compared with each other -> the values that are stored, and what they mean.
 
-A header may contradict its pixels in every element: they then disagree about size, bits, sign, components or
-compression. Where the pixels leave one reading only, they are followed, with a note; else the contradiction is named
-and the file is refused. Knows headers and codestreams; nothing of windows and tables.
+A header may contradict its pixels in any element: about size, bits, sign, components or compression. Where the pixels
+allow only one reading, they are followed, with a note; otherwise the contradiction is named and the file is refused.
+Knows headers and codestreams; nothing of windows and tables.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _photometric(header: Dataset, components: int, colour: str, notes: list[str]
 
 
 def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestream:
-    """Read what a codestream says of itself and hold it against the header, before anything is decoded."""
+    """Read what a codestream says about itself and compare it with the header, before anything is decoded."""
     syntax = UID(header.file_meta.TransferSyntaxUID)
     kind = KINDS.get(syntax.removeprefix("1.2.840.10008.1.2."))
     if not frame:
@@ -174,7 +174,7 @@ def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestre
             "Export the file again, as grey."
         )
     if not stream.rows and stream.kind != "RLE":
-        raise XRayError("the compressed image does not say its height. Export the file again.")
+        raise XRayError("the compressed image does not state its height. Export the file again.")
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
     if stream.kind == "RLE":
         stream = dataclasses.replace(stream, rows=rows, columns=columns)
@@ -190,7 +190,7 @@ def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestre
 
 
 def _compressed_words(header: Dataset, stream: Codestream, values: np.ndarray, notes: list[str]) -> _Words:
-    """Hold the bits of a codestream against those of the header, and follow the codestream."""
+    """Compare the bits of a codestream with those of the header, and follow the codestream."""
     width = 8 * values.dtype.itemsize
     signed = integer(header, "PixelRepresentation") == 1
     if stream.is_signed != signed and stream.kind == "JPEG 2000":
@@ -292,7 +292,7 @@ def _layout(header: Dataset, length: int, notes: list[str]) -> tuple[int, int]:
 
 
 def _check_length(header: Dataset, value: bytes, needed: int) -> None:
-    """Refuse pixels that are cut off, or too many for the header: then its size is not theirs."""
+    """Refuse pixels that are cut off, or too many for the header, whose size is then wrong."""
     if len(value) < needed:
         raise XRayError(f"the pixels are cut off ({len(value)} of {needed} bytes). Fetch the file again.")
     frames = max(integer(header, "NumberOfFrames"), 1)
@@ -302,7 +302,7 @@ def _check_length(header: Dataset, value: bytes, needed: int) -> None:
         return  # padding, or more frames than the header says
     raise XRayError(
         f"the pixels are {len(value)} bytes where {integer(header, 'Rows')} x {integer(header, 'Columns')} of the "
-        f"header make {needed * frames}: the size in the header is not theirs. Export the file again."
+        f"header make {needed * frames}, so the size in the header is wrong. Export the file again."
     )
 
 
@@ -352,8 +352,8 @@ def _settled(header: Dataset, found: _Words, notes: list[str]) -> np.ndarray:
         if share > MOST_ODD:
             raise XRayError(
                 f"{share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
-                f"{integer(header, 'HighBit')}): their grey values lie elsewhere than the header says. Export the "
-                "file again, or mend Bits Stored and High Bit with a DICOM editor."
+                f"{integer(header, 'HighBit')}): the header is wrong about where their grey values lie. Export the "
+                "file again, or correct Bits Stored and High Bit with a DICOM editor."
             )
         if share and is_compressed and not signed:  # lossy compression overshoots, which must not turn white to black
             words = np.where(odd, words.dtype.type(2**stored - 1), words)

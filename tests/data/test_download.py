@@ -258,7 +258,7 @@ def change(files, name, content):
         ("jsrt/mask/left_lung/1.2.1.png", None, r"left_lung/1\.2\.1\.png is missing"),
         ("wingspan/mask/heart/other.png", png(), r"heart/other\.png has no film"),
         ("wingspan/png/1.2.0.png", None, r"wingspan/png has 2 films where 3 are expected"),
-        ("wingspan/mask/heart/1.2.0.png", png((16, 15)), "not of the size of its film, 16 x 16"),
+        ("wingspan/mask/heart/1.2.0.png", png((16, 15)), "not have the size of its film, 16 x 16"),
         ("jsrt/png/1.2.0.png", b"no picture", r"jsrt/png/1\.2\.0\.png is damaged"),
         ("jsrt/mask/heart/1.2.0.png", b"", r"heart/1\.2\.0\.png is damaged"),
     ],

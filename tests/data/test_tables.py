@@ -57,7 +57,7 @@ def test_a_header_alone_is_an_empty_table(tmp_path):
         ("name,width\n1,2,3\n1,2,3\n", "more cells"),
         ("name,high\n1,2\n", "column width is missing"),
         ("name;width\n1;2\n", "semicolons"),
-        ("name,width,width\n1,2,3\n", "column width is there more than once"),
+        ("name,width,width\n1,2,3\n", "column width appears more than once"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_file_and_the_way_out(tmp_path, content, fault):

@@ -170,7 +170,7 @@ def test_uncompressed_words_tell_their_width_by_their_number(load, phantom_pixel
 
 
 def test_a_sheared_film_is_refused(load, phantom_pixels):
-    with pytest.raises(XRayError, match="the size in the header is not theirs"):
+    with pytest.raises(XRayError, match="the size in the header is wrong"):
         load(make(phantom_pixels, Columns=phantom_pixels.shape[1] - 7))
 
 
