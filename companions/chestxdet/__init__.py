@@ -1,1 +1,1 @@
-"""Findings in chest films, normal or not, which and where: the modules behind ``ChestX-Det10.ipynb``."""
+"""Chest films: normal or not, which findings, and where; the modules behind ``ChestX-Det10.ipynb``."""

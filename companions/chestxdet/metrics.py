@@ -1,6 +1,6 @@
-"""Measures of both stages: a threshold under a floor on specificity, average precision, counts of boxes, a baseline.
+"""Measures of both stages: a threshold that keeps a least specificity, average precision, counts of boxes, a baseline.
 
-Knows arrays and tensors; it does not know networks or files. The measures of a yes or no are those of
+Knows arrays and tensors; it does not know networks or files. The measures of a yes-or-no answer are those of
 :mod:`companions.pneumonia.metrics`; average precision is computed by torchmetrics with pycocotools.
 """
 

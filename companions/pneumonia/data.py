@@ -1,4 +1,4 @@
-"""Raw films with a yes or no -> one memory-mapped array and a table, and the dataset that serves them to a network.
+"""Films labelled yes or no -> one memory-mapped array and a table, and the dataset that serves them to a network.
 
 Each film is read, resized, appended to a file and forgotten; a line in a log says that it is complete. An interrupted
 run continues after the last complete film, and memory does not grow with the number of films. Knows layouts, X-ray

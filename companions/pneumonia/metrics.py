@@ -1,7 +1,7 @@
-"""Measures of a yes or no, and of the evidence behind it: intervals, thresholds, shortcuts, calibration.
+"""Measures of a yes-or-no answer, and of the evidence behind it: intervals, thresholds, shortcuts, calibration.
 
 The figures are scikit-learn's. What is added here keeps them honest: the bootstrap draws whole patients, thresholds
-are chosen on other films than those they are reported on, and every answer stands beside the answers of methods that
+are chosen on films other than those they are reported on, and every answer stands beside the answers of methods that
 cannot see the lungs. Knows arrays only.
 """
 
@@ -149,7 +149,7 @@ def cross_fitted_calls(
 
 
 def confusion_figures(targets: ArrayLike, called: ArrayLike) -> dict[str, float]:
-    """Count a yes or no, and divide: a figure whose denominator is 0 is NaN.
+    """Count right and wrong answers, and divide: a figure whose denominator is 0 is NaN.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def thumbnails(images: Sequence[NDArray], side: int = 8) -> NDArray[np.float32]:
 
 
 def predict_from_thumbnails(small: NDArray, targets: NDArray, asked: NDArray) -> NDArray[np.float64]:
-    """Fit a logistic regression on thumbnails, and answer others by it; log odds, shape (N,).
+    """Fit a logistic regression on thumbnails, and apply it to others; log odds, shape (N,).
 
     What 64 greys can tell is how a film was taken: distance, view, exposure, the patient's position in it.
     """

@@ -1,4 +1,4 @@
-"""How good predicted boxes are beside the mean box, and how much of the images each layer still carries.
+"""How good predicted boxes are compared with the mean box, and how much of the images each layer still carries.
 
 Knows networks, boxes and datasets; no training and no drawing.
 """

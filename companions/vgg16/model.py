@@ -1,4 +1,4 @@
-"""VGG16 finds the heart's box, as published and mended: recipes, networks and their training.
+"""VGG16 finds the heart's box, as published and corrected: recipes, networks and their training.
 
 Knows networks, recipes and any folder that CardiacDataset serves; :mod:`companions.vgg16.data` makes one.
 """

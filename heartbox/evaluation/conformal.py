@@ -1,4 +1,4 @@
-"""Prediction intervals that hold as often as they say: split-conformal prediction on top of the network's own std.
+"""Prediction intervals that hold as often as they claim: split-conformal prediction on top of the network's own std.
 
 Knows boxes and NumPy; no networks.
 """
@@ -15,11 +15,11 @@ from heartbox.boxes import HEART, THORAX, cardiothoracic_ratio, has_thorax, rati
 from heartbox.models.config import Calibration
 
 MIN_STD = 1e-3  # px; avoids zero-width intervals
-USUAL_SHARE = 0.97  # of ordinary films, whose std is called usual
+USUAL_SHARE = 0.97  # of ordinary films lie below the std that is called usual
 
 
 def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: float = 0.9) -> Calibration | None:
-    """Find how wide a margin must be to hold the label in `level` of cases.
+    """Find how wide a margin must be to contain the label in a share `level` of cases.
 
     Each error is divided by the standard deviation that the head gave to that edge, so that an uncertain film gets a
     wider margin. The factor is the quantile of these ratios, with the finite-sample correction of Vovk et al. 2005.
@@ -27,11 +27,11 @@ def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: fl
     Parameters
     ----------
     predicted, truth : ndarray, shape (N, 4 * targets)
-        Boxes in pixels, of films that no weight was fitted to. Unknown labels are NaN.
+        Boxes in pixels, of films that the network was not trained on. Unknown labels are NaN.
     std : ndarray, same shape, or None
         Standard deviations of the distributions, in pixels; None gives every film the same margins.
     level : float
-        Share of labels that the margins are meant to hold.
+        Share of labels that the margins are meant to contain.
 
     Returns
     -------

@@ -60,7 +60,7 @@ def hires_cam(model: BoxNet, x: Tensor) -> Tensor:
     At each position the activation is multiplied by the gradient of the coordinate and summed over the channels.
     Grad-CAM averages the gradient over positions first; this does not. For global pooling and one linear layer the map
     equals :func:`class_activation_map`. For other heads it is a first-order account of scaling a feature, which is not
-    the same as removing it: the positions are reliable, and the sign is wrong in a third of the cases
+    the same as removing it: the positions are reliable, but the sign is right no more often than by chance
     (``benchmarks/results/explanation_faithfulness.md``).
 
     Parameters
@@ -83,7 +83,7 @@ def grad_cam(model: BoxNet, x: Tensor) -> Tensor:
     """Signed Grad-CAM of each coordinate at the last feature map (Selvaraju et al. 2017), without its ReLU.
 
     The gradient is averaged over positions before it weights the channels. That is right where evidence does not depend
-    on its position, and wrong for an edge, which is all about position. Kept for comparison.
+    on its position, and wrong for an edge, where position is everything. Kept for comparison.
 
     Parameters and return value are those of :func:`hires_cam`.
     """
@@ -127,7 +127,7 @@ def integrated_gradients(
 ) -> Tensor:
     """Signed integrated gradients of each coordinate, from the blurred image to the image (Sundararajan et al. 2017).
 
-    Summed over the image they are the difference of the coordinate between the two images, up to the error of `steps`.
+    Their sum over the image is how far the coordinate moves between the two images, up to the error of `steps`.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def integrated_gradients(
     x : Tensor, shape (N, 1, size, size)
         Normalised images.
     steps : int
-        Points on the path, at the centres of equal parts.
+        Number of points on the path: the centres of as many equal parts.
     sigma : float
         Standard deviation of the blur, in pixels.
     edges : int, optional

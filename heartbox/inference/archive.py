@@ -1,4 +1,4 @@
-"""A run over many films that survives its films: each is answered in a process that can be lost, and noted when done.
+"""A run over many films that no film can bring down: each is answered in a process that may die, and noted when done.
 
 Knows films, outcomes and the journal of an unfinished run; it does not know what is written about a film.
 """

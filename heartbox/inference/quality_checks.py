@@ -20,7 +20,7 @@ from heartbox.xray.contrast import has_low_contrast
 from heartbox.xray.header import PHANTOM_MANUFACTURER
 from heartbox.xray.image import RADIOGRAPHY, XRay
 
-# How a film may lie the wrong way; the words complete "the film may be ...".
+# Ways in which a film may be the wrong way round; the words complete "the film may be ...".
 LOOKS = {
     "looks-mirrored": "mirrored",
     "looks-turned-right": "turned by 90 degrees to the right",
@@ -42,7 +42,7 @@ UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is us
 SMALLEST_SIDE, LONGEST_SHAPE = 128, 2.5  # pixels; longer side over shorter side
 PLAIN = 0.2  # share of rows or columns in a border of a single grey level
 FEW_SHADES = 16  # dithered and posterised pictures; films have hundreds
-SURER = 0.8  # a variant of the film is the right way round if its mean standard deviation is below this share
+SURER = 0.8  # a variant of the film is the right way round if its mean std is below this share of the film's own
 HEART_SHARE = (0.02, 0.40)  # of the image; the hearts of the 406 labelled real films at hand cover 0.07 to 0.26
 POSSIBLE_RATIO = (0.25, 0.85)
 WIDE_MARGIN = 0.2  # whole width, as a share of the image
@@ -75,7 +75,7 @@ class QualityFlag:
     Attributes
     ----------
     code : str
-        One of `FLAG_CODES`: what programs ask for.
+        One of `FLAG_CODES`, for programs.
     message : str
         The reason in a sentence, for people; ``str(flag)`` is the same.
 
@@ -97,7 +97,7 @@ class QualityFlag:
 
 
 def is_surer(variant: NDArray | float, asis: NDArray | float) -> NDArray | bool:
-    """Tell whether a variant's mean standard is so far below the film's own that it is right."""
+    """Tell whether a variant's mean std is so far below the film's own that the variant is the right way round."""
     return variant < SURER * asis
 
 
@@ -126,15 +126,15 @@ def check_training(xray: XRay, layout: str) -> tuple[QualityFlag, ...]:
 def check_certainty(std: float, usual: float | None, looks: str, size: int) -> tuple[QualityFlag, ...]:
     """Flag a film on which the distributions of the heart's edges are wider than on ordinary films.
 
-    The network is undecided about anything but an upright frontal chest film (noise, a film upside down, turned,
-    inverted, or of something else), although the mean of an undecided distribution still looks like a box.
+    Shown anything but an upright frontal chest film (noise, or a film that is upside down, turned, inverted or of
+    something else), the network is undecided, although the mean of an undecided distribution still looks like a box.
 
     Parameters
     ----------
     std : float
         Mean standard deviation of the heart's edges, in pixels of the network's input.
     usual : float or None
-        What ordinary films stay below; None where the weights do not say.
+        The value that ordinary films stay below; None where the weights do not give it.
     looks : str
         One of `LOOKS` if the network is surer of that variant of the film; empty if it is not.
     size : int
@@ -175,7 +175,7 @@ def check_quality(
     """
     flags = [*_check_image(xray.image), *_check_header(xray)]
     if not box_areas(heart) > 0:
-        message = "The heart's edges are in the wrong order, so they enclose no heart."
+        message = "The heart's edges are in the wrong order, so they enclose nothing."
         return (*flags, QualityFlag("no-heart", message))
     flags += _check_boxes(xray.image.shape, heart, thorax)
     return (*flags, *_check_margins(xray.image.shape, interval, ctr_interval))
@@ -286,7 +286,7 @@ def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
 
 
 def collect_notes(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
-    """List, in sentences, what a reader of the numbers should know although the box is not in doubt."""
+    """List, in sentences, what a reader of the numbers should know even where the box is not in doubt."""
     notes = list(xray.notes)
     if xray.view.startswith("AP"):
         notes.append(

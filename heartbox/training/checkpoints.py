@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run after each epoch, written whole, and checked bit by bit when it is read.
+"""Checkpoints: the state of a run after each epoch, written whole, and checked against its checksum when it is read.
 
 Knows files and torch; nothing of what is learnt.
 """
@@ -16,8 +16,8 @@ import torch
 from heartbox.models.torch_files import all_finite, read_torch_file
 from heartbox.utils.atomic import complete_or_absent
 
-# The SHA-256 of a file stands behind its end, where torch does not look. The checksums inside, those of zip files,
-# cover the numbers and not everything around them.
+# The SHA-256 of a file is appended to it, where torch does not look. The checksums inside, those of zip files, cover
+# the numbers and not everything around them.
 SEAL = b"heartbox sha256:"
 KEYS = {"fingerprint", "epoch", "history", "seconds", "model", "optimizer", "schedule", "average"}
 

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides how a network of boxes is trained, under one name; and the task of learning boxes.
+"""Recipes, which decide under one name how a network that finds boxes is trained; and the task of training it.
 
 Takes any dataset of (image, boxes) pairs. Knows networks, losses and metrics; not how the data was made.
 :mod:`heartbox.training.loop` trains by a recipe.
@@ -30,7 +30,7 @@ from heartbox.training.task import ProgressiveSchedule, Task
 
 @dataclass(frozen=True)
 class Recipe(ProgressiveSchedule):
-    """Everything that decides how a network of boxes is trained, besides its :class:`ProgressiveSchedule`.
+    """Everything that decides how a network that finds boxes is trained, besides its :class:`ProgressiveSchedule`.
 
     Attributes
     ----------

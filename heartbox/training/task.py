@@ -94,5 +94,5 @@ class Task:
         raise NotImplementedError
 
     def settings(self) -> dict:
-        """Return what decides the training, in plain types, which tells another training from this one."""
+        """Return what decides the training, in plain types; it tells this training from another."""
         return dataclasses.asdict(self.schedule)

@@ -89,12 +89,12 @@ def parallel_map(
     description, unit : str
         For the bar on standard output.
     processes : int, optional
-        How many; by default one a core, and none beside this one for a handful of jobs.
+        How many; by default one per core, or only this one for a handful of jobs.
     progress : bool
         Whether to show the bar.
     keep_going : bool
         Whether a job that raises an exception or ends its process yields a :class:`Failure`, and the others go on.
-        All jobs then run outside this process, so that none can take it along. Without it the first exception ends
+        All jobs then run outside this process, so that none can bring it down. Without it the first exception ends
         the run.
 
     Raises
