@@ -81,6 +81,11 @@ def test_axes_of_curves_are_named(found):
         assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes)
 
 
+def test_an_error_that_stays_at_the_baseline_is_seen():
+    _, middle, _ = draw_history(HISTORY.assign(val_mae=12.0), 12.0).axes
+    assert middle.get_ylim()[1] > 13
+
+
 def test_text_beside_the_film_stays_on_the_picture(found):
     figure = draw_detection(found)
     figure.canvas.draw()
