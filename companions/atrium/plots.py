@@ -21,16 +21,8 @@ from PIL import Image
 
 from companions.atrium.data import AtriumVolume
 from companions.atrium.metrics import bland_altman
-from heartbox.reporting.plots import (
-    LABEL,
-    PREDICTION,
-    TRAINING_COLOUR,
-    VALIDATION_COLOUR,
-    WIDTH,
-    image_grid,
-    image_legend,
-    save_gif,
-)
+from heartbox.reporting.plots import image_grid, image_legend, save_gif
+from heartbox.reporting.style import LABEL, PREDICTION, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 WHITE_AT = 0.85  # grey value shown as white: few voxels are brighter, and blood lies just below
 OUTLINES = {"label": (LABEL, "-"), "prediction": (PREDICTION, "--")}

@@ -17,19 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from companions.chestxdet.metrics import AveragePrecision
-from heartbox.reporting.plots import (
-    DARK_OUTLINE,
-    LABEL,
-    PREDICTION,
-    TEXT,
-    TRAINING_COLOUR,
-    VALIDATION_COLOUR,
-    WIDTH,
-    draw_box,
-    image_grid,
-    image_legend,
-    show_xray,
-)
+from heartbox.reporting.plots import draw_box, image_grid, image_legend, show_xray
+from heartbox.reporting.style import DARK_OUTLINE, LABEL, PREDICTION, TEXT, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 # Ten colours (Okabe & Ito 2008, with grey and brown) and four line styles: each curve differs in both from its like.
 COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#7f7f7f", "#8c564b", "#bcbd22")

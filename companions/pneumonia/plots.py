@@ -16,17 +16,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from companions.pneumonia.metrics import wilson_interval
-from heartbox.reporting.plots import (
-    EVIDENCE_MAP,
-    LABEL,
-    TRAINING_COLOUR,
-    VALIDATION_COLOUR,
-    WIDTH,
-    draw_box,
-    image_grid,
-    image_legend,
-    show_xray,
-)
+from heartbox.reporting.plots import draw_box, image_grid, image_legend, show_xray
+from heartbox.reporting.style import EVIDENCE_MAP, LABEL, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 # Colour and line style of each answer: told apart by either alone.
 STYLES = ((VALIDATION_COLOUR, "-"), (TRAINING_COLOUR, "--"), ("#6b6b6b", "-."), ("#111111", ":"))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from heartbox.boxes import EDGE_NAMES
-from heartbox.reporting.plots import PREDICTION, TEXT, TRAINING_COLOUR, WIDTH
+from heartbox.reporting.style import PREDICTION, TEXT, TRAINING_COLOUR, WIDTH
 
 
 def draw_differences(networks: Mapping[str, pd.DataFrame]) -> Figure:

@@ -2,10 +2,8 @@
 
 from heartbox.reporting.detection_plots import draw_attention, draw_detection, draw_evidence
 from heartbox.reporting.export import TABLE_COLUMNS, as_dict, table_row, write_report
+from heartbox.reporting.metrics_table import metrics_table
 from heartbox.reporting.plots import (
-    CHEST,
-    LABEL,
-    PREDICTION,
     box_styles,
     draw_box,
     draw_histograms,
@@ -16,6 +14,7 @@ from heartbox.reporting.plots import (
     save_gif,
     show_xray,
 )
+from heartbox.reporting.style import CHEST, LABEL, PREDICTION
 from heartbox.reporting.training_plots import TrainingAnimation, draw_distributions, draw_history, draw_reliability
 
 __all__ = [
@@ -36,6 +35,7 @@ __all__ = [
     "draw_reliability",
     "image_grid",
     "image_legend",
+    "metrics_table",
     "page_of_xrays",
     "save_figure",
     "save_gif",

@@ -18,18 +18,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from heartbox.boxes import EDGE_NAMES, is_vertical
-from heartbox.reporting.plots import (
-    CHEST,
-    DARK_OUTLINE,
-    EVIDENCE_MAP,
-    PREDICTION,
-    TEXT,
-    WIDTH,
-    draw_box,
-    image_grid,
-    plain_text,
-    show_xray,
-)
+from heartbox.reporting.plots import draw_box, image_grid, plain_text, show_xray
+from heartbox.reporting.style import CHEST, DARK_OUTLINE, EVIDENCE_MAP, PREDICTION, TEXT, WIDTH
 
 if TYPE_CHECKING:
     from heartbox.inference.result import HeartDetection

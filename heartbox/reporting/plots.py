@@ -1,7 +1,7 @@
-"""Pictures: X-rays with boxes, pages of them, and the look that all pictures share.
+"""Pictures: X-rays with boxes, and pages of them.
 
-Colours, text size and page width are set here and nowhere else. Draws what it is given; knows no networks and reads
-no files. Pictures of a training are in ``training_plots``, of an answer in ``detection_plots``.
+Draws what it is given; knows no networks and reads no files. Colours and text size are in ``style``, pictures of a
+training in ``training_plots``, pictures of an answer in ``detection_plots``.
 """
 
 from __future__ import annotations
@@ -15,35 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
 from heartbox.boxes import EDGES_PER_BOX
+from heartbox.reporting.style import CHEST, LABEL, PREDICTION, TRAINING_COLOUR, WIDTH
 from heartbox.utils.atomic import complete_or_absent
-
-WIDTH = 8.4  # inches; at 100 dots an inch a notebook shows all of it in a window of 960 pixels
-TEXT = 12  # points, for every text: legible from the back of a classroom
-# One meaning, one colour everywhere. They differ in lightness too, so they can be told apart with any colour vision
-# and in grey print; labels are drawn solid and predictions dashed.
-LABEL, PREDICTION, CHEST = "#4de3c1", "#f58518", "#5b6fe6"
-TRAINING_COLOUR, VALIDATION_COLOUR = "#4a6fa5", PREDICTION
-EVIDENCE_MAP = "PRGn"  # for signed maps: purple to green, so that an orange line stays visible on it
-DARK_OUTLINE = [withStroke(linewidth=2.5, foreground="#202020")]  # legible on dark lung and bright bone alike
-
-plt.rcParams.update(
-    {
-        "font.size": TEXT,
-        "axes.titlesize": TEXT,
-        "axes.labelsize": TEXT,
-        "xtick.labelsize": TEXT,
-        "ytick.labelsize": TEXT,
-        "legend.fontsize": TEXT,
-        "legend.title_fontsize": TEXT,
-        "figure.titlesize": TEXT,
-        "legend.frameon": False,
-    }
-)
 
 
 def show_xray(ax: Axes, image: NDArray, title: str = "") -> None:

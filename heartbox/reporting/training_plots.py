@@ -19,19 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from heartbox.boxes import HEART, box_iou, is_vertical
-from heartbox.reporting.plots import (
-    LABEL,
-    PREDICTION,
-    TRAINING_COLOUR,
-    VALIDATION_COLOUR,
-    WIDTH,
-    draw_box,
-    image_legend,
-    page_of_xrays,
-    save_figure,
-    save_gif,
-    show_xray,
-)
+from heartbox.reporting.plots import draw_box, image_legend, page_of_xrays, save_figure, save_gif, show_xray
+from heartbox.reporting.style import LABEL, PREDICTION, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 DARK = "#202020"  # behind curves in the colours of boxes, which are made for X-rays
 

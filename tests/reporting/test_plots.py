@@ -14,17 +14,8 @@ from PIL import Image
 from heartbox.inference.quality_checks import QualityFlag
 from heartbox.inference.result import HeartDetection
 from heartbox.reporting.detection_plots import draw_attention, draw_detection, draw_evidence
-from heartbox.reporting.plots import (
-    CHEST,
-    LABEL,
-    PREDICTION,
-    TEXT,
-    WIDTH,
-    draw_histograms,
-    image_grid,
-    page_of_xrays,
-    save_gif,
-)
+from heartbox.reporting.plots import draw_histograms, image_grid, page_of_xrays, save_gif
+from heartbox.reporting.style import CHEST, LABEL, PREDICTION, TEXT, WIDTH
 from heartbox.reporting.training_plots import TrainingAnimation, draw_distributions, draw_history, draw_reliability
 from heartbox.xray.reader import as_xray
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from companions.atrium.metrics import measure
 from companions.atrium.plots import draw_agreement, draw_dice_along, draw_planes, gif_through, page_of_slices
-from heartbox.reporting.plots import LABEL, PREDICTION
+from heartbox.reporting.style import LABEL, PREDICTION
 
 
 def test_pictures(tmp_path):

@@ -1,6 +1,6 @@
 """Figures under the names people use, with a dash for what a network does not give."""
 
-from heartbox.reporting.tables import metrics_table
+from heartbox.reporting.metrics_table import metrics_table
 
 
 def test_metrics_table():
