@@ -119,7 +119,7 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
             cmap=EVIDENCE_MAP,
             vmin=-1,
             vmax=1,
-            alpha=np.sqrt(np.abs(maps[edge]) / strength) * 0.75,
+            alpha=0.85 * np.abs(maps[edge]) / strength,
             extent=(0, columns, rows, 0),
         )
         _draw_border(ax, edge, found.heart[edge])
