@@ -62,6 +62,8 @@ def small_png(figure, colours: int = 256) -> bytes:
     full = io.BytesIO()
     figure.savefig(full, format="png", bbox_inches="tight")
     small = io.BytesIO()
-    picture = Image.open(full).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    # Maximum coverage keeps rare colours, those of a map or a scale; median cut gives nearly all to the film's greys.
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    picture = Image.open(full).convert("RGB").quantize(colours, method, kmeans=3, dither=dither)
     picture.save(small, format="png", optimize=True)
     return small.getvalue()
