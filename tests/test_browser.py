@@ -198,9 +198,17 @@ def check_page(page, name: str, suffix: str = "") -> None:
 
 
 def pictures_of(name: str) -> list[int]:
-    """Return how many pictures each code cell of the committed notebook shows."""
+    """Return how many pictures each code cell of the committed notebook shows, of those that a quick trial shows too.
+
+    A cell tagged "needs-full-run" says in a sentence, instead of drawing, that a quick trial has too few X-rays for it.
+    """
     cells = [cell for cell in nbformat.read(ROOT / name, 4).cells if cell.cell_type == "code"]
-    return [sum(bool({"image/png", "image/gif"} & set(out.get("data", {}))) for out in cell.outputs) for cell in cells]
+    return [0 if "needs-full-run" in cell.metadata.get("tags", []) else pictures_in(cell) for cell in cells]
+
+
+def pictures_in(cell) -> int:
+    """Return how many outputs of a code cell are pictures."""
+    return sum(bool({"image/png", "image/gif"} & set(output.get("data", {}))) for output in cell.outputs)
 
 
 def photograph(page, name: str) -> None:
