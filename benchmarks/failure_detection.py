@@ -3,7 +3,7 @@
     python benchmarks/failure_detection.py DATA [--weights FILE]
 
 DATA holds nih/images (ordinary frontal films, never used for training) and atrium (MRI volumes, .npz). Films are shown
-as they are and spoilt in various ways. Noise and plain greys are generated; pydicom brings a CT and an MR slice, and
+as they are and spoilt in various ways. Noise is generated; pydicom brings a CT and an MR slice, and
 matplotlib a photograph. Flags on films of the training collections are counted out of fold by release_weights.py.
 Writes benchmarks/results/failure_detection.md.
 """
@@ -71,7 +71,6 @@ def groups(data: Path) -> Iterator[tuple[str, list[np.ndarray], str | None]]:
         cloud = cv2.GaussianBlur(rng.standard_normal((512, 512)), (0, 0), rng.uniform(4, 60))
         clouds.append((cloud - cloud.min()) / np.ptp(cloud))
     yield "noise, clouds", clouds, None
-    yield "one grey", [np.full((512, 512), grey, dtype=np.float32) for grey in np.linspace(0, 1, 11)], None
     samples = [read_xray(get_testdata_file(name, download=False)) for name in ("CT_small.dcm", "MR_small.dcm")]
     yield "a CT and an MR slice (of pydicom, without their headers)", samples, None
     with get_sample_data("grace_hopper.jpg") as stream:

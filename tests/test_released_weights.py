@@ -11,6 +11,7 @@ from heartbox.boxes import box_from_mask, box_iou
 from heartbox.data.layouts import list_xrays
 from heartbox.inference.detector import HeartDetector
 from heartbox.models.fetch import file_sha256
+from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import read_xray
 
 WEIGHTS = ROOT / "weights" / "heart-resnet18.pt"
@@ -79,5 +80,8 @@ def test_no_silent_confidence_in_what_is_no_film(detector):
     ]
     clouds = [(one - one.min()) / np.ptp(one) for one in clouds]
     greys = [np.full((300, 300), grey) for grey in (0.0, 0.3, 1.0)]
-    for image in noise + clouds + greys:
+    for image in noise + clouds:
         assert detector.detect(image).warnings
+    for image in greys:
+        with pytest.raises(XRayError, match="grey"):
+            detector.detect(image)
