@@ -186,7 +186,7 @@ def learn_window(
     volumes : sequence of AtriumVolume
         The training volumes.
     margin_mm : float
-        Added on each side, since other hearts lie elsewhere.
+        Added on each side, because other hearts may lie elsewhere.
     multiple : int
         Height and width become a multiple of this, because a U-Net halves them several times.
 
@@ -295,10 +295,10 @@ class AtriumSlices(Dataset):
     window : sequence of int
         See :func:`learn_window`.
     augment : bool
-        Whether to augment at random; leave it off to measure.
+        Whether to augment at random; leave it off when measuring.
     offsets : sequence of int
         The slices that become channels, counted from the slice to be segmented; ``(0,)`` for that slice alone.
-        Beyond the ends of the volume its last slice is repeated.
+        Beyond each end of the volume, the slice at that end is repeated.
     """
 
     def __init__(

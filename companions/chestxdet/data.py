@@ -1,7 +1,7 @@
 """Prepared films: checked annotations and images -> one folder with splits, and the datasets that serve from it.
 
-Knows files, boxes and torch's datasets; it does not know networks. What a raw folder may hold is known to
-:mod:`companions.chestxdet.layouts`.
+Knows files, boxes and torch's datasets; it does not know networks. :mod:`companions.chestxdet.layouts` knows
+what a raw folder may hold.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Collection:
     folder : Path
         Where it lies on disk.
     films : DataFrame
-        One row a film, in the order of the images: ``name, patient, split, abnormal, located`` (whether its boxes are
+        One row per film, in the order of the images: ``name, patient, split, abnormal, located`` (whether its boxes are
         known).
     boxes : DataFrame
-        One row a box: ``film`` (row of `films`), ``finding``, and ``x_min ... y_max`` in pixels at `size`.
+        One row per box: ``film`` (row of `films`), ``finding``, and ``x_min ... y_max`` in pixels at `size`.
     problems : DataFrame
         ``name, kind, reason`` of everything that was not used as it stands.
     stats : dict
@@ -217,8 +217,9 @@ def drop_tested_patients(films: Sequence[AnnotatedXRay]) -> tuple[list[Annotated
 def assign_splits(films: Sequence[AnnotatedXRay], seed: int = 0, fold: int = 0) -> NDArray:
     """Assign each film to ``"train"``, ``"val"`` or ``"test"``, with all films of a patient in the same split.
 
-    If the data bring test films, these stay, and a fifth of the rest validates. Otherwise a fifth tests and a fifth
-    validates: of five folds, number `fold` and the one after it. Normal and abnormal films are spread evenly.
+    If the data bring test films, these remain so, and a fifth of the rest is for validation. Otherwise a fifth is for
+    testing and a fifth for validation: of five folds, number `fold` and the one after it. Normal and abnormal
+    films are spread evenly.
     """
     official = np.array([film.split == TEST for film in films])
     # Official test films take no part in the folds: otherwise the rest would not be spread evenly.
@@ -360,7 +361,8 @@ class AbnormalityDataset(Dataset):
 class FindingsDataset(Dataset):
     """Stage 2: pairs of a film, float32 (1, size, size) in [0, 1], and ``boxes`` (n, 4) with ``labels`` (n,).
 
-    Normal films take part, without a box: what they show is not a finding. Films whose boxes nobody drew do not.
+    Normal films are included, without a box: what they show is not a finding. Films whose boxes nobody drew are
+    left out.
 
     Parameters
     ----------

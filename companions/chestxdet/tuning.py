@@ -53,9 +53,9 @@ def tune(
 
     The objective of a trial is the recall on `val` after the last epoch, at the threshold at which the specificity is
     at least `floor`. Calling every film abnormal gains nothing: no threshold of a constant score meets the floor. The
-    first trial takes :data:`DEFAULTS`. The study lies in SQLite (``folder/study.db``). An interrupted study runs only
-    its remaining trials, and ends with the same trials as an uninterrupted one. Another size, floor, seed or data is
-    another study.
+    first trial takes :data:`DEFAULTS`. The study is kept in SQLite (``folder/study.db``). An interrupted study runs
+    only its remaining trials, and ends with the same trials as an uninterrupted one. A different size, floor, seed or
+    different data make a different study.
 
     Parameters
     ----------

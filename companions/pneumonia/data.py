@@ -53,10 +53,10 @@ class Prepared:
     folder : Path
         Holds ``images.npy``, float16 (N, size, size) in [0, 1] with bone bright, and the tables below.
     labels : DataFrame
-        One row a film, in the order of the images: ``name, target, split, patient`` (a number), ``view``,
+        One row per film, in the order of the images: ``name, target, split, patient`` (a number), ``view``,
         ``reader_class``, ``follow_up``, ``rows``, ``columns``, and ``mean`` and ``mean_square`` of its pixels.
     boxes : DataFrame
-        One row an opacity: ``film`` (row of `labels`), ``x_min``, ``y_min``, ``x_max``, ``y_max`` in pixels of the
+        One row per opacity: ``film`` (row of `labels`), ``x_min``, ``y_min``, ``x_max``, ``y_max`` in pixels of the
         prepared image.
     problems : DataFrame
         ``name, kind, reason`` of everything that could not be used as it stands.
@@ -120,9 +120,10 @@ def prepare(
     size : int
         Side of the square images, in pixels.
     seed : int
-        Decides who validates.
+        Decides which patients go to the validation split.
     validation_share : float, optional
-        Share of the films that validate, by patient; by default that of the layout (:data:`VALIDATION_SHARE`).
+        Share of the films in the validation split, by patient; by default that of the layout
+        (:data:`VALIDATION_SHARE`).
     limit : int, optional
         Use only that many films, spread evenly over the list: for quick trials.
     processes : int, optional

@@ -120,7 +120,7 @@ def prepare(
         See :func:`heartbox.utils.parallel.parallel_map`.
     normalize : bool
         Whether to normalise the contrast (:func:`heartbox.xray.contrast.normalize_contrast`). Without it the network
-        sees the greys of each film as its file has them.
+        sees the greys of each film as they are in its file.
     log : path, optional
         A file for the tracebacks of unexpected errors.
 

@@ -69,9 +69,9 @@ def split_by_patient(
     Parameters
     ----------
     patients, sources : list of str
-        Patient and collection of each film. Each collection is split separately, so that it is in both splits.
+        Patient and collection of each film. Each collection is split separately, so that both splits contain it.
     seed : int
-        Decides which patients are validated on.
+        Decides which patients go to the validation split.
     validation_share : float
         Share of the films in the validation split, between 0 and 1; exact to within one patient's films.
 

@@ -38,7 +38,7 @@ class ProcessedError(ValueError):
 
 @dataclass(frozen=True)
 class Statistics:
-    """What ``stats.json`` says of a processed folder.
+    """What ``stats.json`` says about a processed folder.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class Prepared:
     skipped : DataFrame
         ``skipped.csv``: ``name, kind, reason`` of each film that could not be used.
     low_contrast : list of str
-        Names of films in which there is hardly anything to see, and which are used all the same.
+        Names of films that show hardly anything but are used all the same.
     """
 
     folder: Path
@@ -224,7 +224,7 @@ class ProcessedXRay:
     record : dict
         Its row of ``labels.csv``, without the split.
     patient : str
-        Whose film it is; only a number for it is written.
+        Whose film it is; only a number is written in its place.
     outlines, coverage : ndarray or None
         From :func:`outlines_and_coverage`, where there are masks.
     low_contrast : bool
@@ -335,7 +335,7 @@ def write_split(processed: str | Path, out: str | Path, split: Sequence[str], ru
     Parameters
     ----------
     processed, out : path
-        The folder there is, and the one to make; they share the arrays where the disk allows it.
+        The existing folder and the one to make; they share the arrays where the disk allows it.
     split : sequence of str
         Split of each film, in the order of ``labels.csv``.
     rule : str

@@ -120,8 +120,8 @@ def reliability(
 ) -> dict[float, NDArray]:
     """Measure how often margins of several levels hold: calibrated on one half of the films, tested on the other.
 
-    Two halves, and not each film by all the others: over a whole pool calibrated in that way, the coverage is close
-    to the level whatever the margins are worth.
+    Calibrating each film by all the others would show nothing: over a whole pool, the coverage is then close to the
+    level whatever the margins are worth.
 
     Parameters
     ----------

@@ -59,8 +59,8 @@ def hires_cam(model: BoxNet, x: Tensor) -> Tensor:
 
     At each position the activation is multiplied by the gradient of the coordinate and summed over the channels.
     Grad-CAM averages the gradient over positions first; this does not. For global pooling and one linear layer the map
-    equals :func:`class_activation_map`. For other heads it is a first-order account of scaling a feature, which is not
-    the same as removing it: the positions are reliable, but the sign is right no more often than by chance
+    equals :func:`class_activation_map`. For other heads it is a first-order estimate of what scaling a feature does,
+    which is not the same as removing it: the positions are reliable, but the sign is right no more often than by chance
     (``benchmarks/results/explanation_faithfulness.md``).
 
     Parameters
@@ -127,7 +127,8 @@ def integrated_gradients(
 ) -> Tensor:
     """Signed integrated gradients of each coordinate, from the blurred image to the image (Sundararajan et al. 2017).
 
-    Their sum over the image is how far the coordinate moves between the two images, up to the error of `steps`.
+    Summed over the image, they give how far the coordinate moves between the two images, up to an error that
+    depends on `steps`.
 
     Parameters
     ----------
@@ -136,11 +137,11 @@ def integrated_gradients(
     x : Tensor, shape (N, 1, size, size)
         Normalised images.
     steps : int
-        Number of points on the path: the centres of as many equal parts.
+        Number of points on the path, which is divided into that many equal parts; the points are their centres.
     sigma : float
         Standard deviation of the blur, in pixels.
     edges : int, optional
-        How many of the coordinates, from the first; all by default.
+        How many coordinates, counted from the first; all by default.
 
     Returns
     -------

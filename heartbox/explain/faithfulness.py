@@ -43,7 +43,7 @@ def deletion(model: nn.Module, x: Tensor, maps: Tensor, edges: int = EDGES_PER_B
     maps : Tensor, shape (1, E, h, w)
         Signed evidence, whose magnitude ranks the pixels.
     edges : int
-        How many of the maps are tested, from the first.
+        How many maps are tested, counted from the first.
     sigma : float
         Standard deviation of the blur, in pixels.
 
@@ -107,7 +107,7 @@ def direction(
     maps : Tensor, shape (1, E, h, w)
         Signed evidence.
     edges : int
-        How many of the maps are tested, from the first.
+        How many maps are tested, counted from the first.
     sigma : float
         Standard deviation of the blur, in pixels.
     fraction : float

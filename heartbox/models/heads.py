@@ -127,7 +127,7 @@ class BoxNet(nn.Module):
         return distributions.coordinates, distributions.std
 
     def start_at(self, boxes: Tensor) -> None:
-        """Make the untrained network answer about `boxes`, shape (4 * targets,), whatever it is shown.
+        """Make the untrained network answer roughly `boxes`, shape (4 * targets,), whatever it is shown.
 
         Raises
         ------

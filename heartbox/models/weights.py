@@ -41,7 +41,7 @@ def save_weights(path: str | Path, model: BoxNet, stats: Mapping[str, Any], half
     stats : mapping
         The training statistics of ``stats.json``, of which ``mean``, ``std``, ``layout`` and ``contrast`` are kept.
     half : bool
-        Whether to store half precision: half the size, and edges move by a few hundredths of a pixel.
+        Whether to store half precision, which halves the file and moves edges by a few hundredths of a pixel.
     **notes
         ``targets``, and anything else worth keeping, in plain types: ``calibration`` (a :class:`Calibration`),
         ``recipe``, ``metrics``.
@@ -49,7 +49,7 @@ def save_weights(path: str | Path, model: BoxNet, stats: Mapping[str, Any], half
     Raises
     ------
     ValueError
-        If something is missing or wrong that the weights cannot be used without. Nothing is written then.
+        If something that the weights cannot be used without is missing or wrong. Nothing is written then.
     """
     config = {
         "format": WEIGHTS_FORMAT,

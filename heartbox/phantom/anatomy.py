@@ -380,7 +380,7 @@ def vessel_tree(
     Returns
     -------
     list of (points, radii)
-        One pair a generation: points (branches, steps, 3) and radii (branches, steps), in mm.
+        One pair per generation: points (branches, steps, 3) and radii (branches, steps), in mm.
     """
     w, h = frame.half, frame.height
     hilum = np.array([side * 0.29 * w, (0.44 if side == RIGHT else 0.41) * h, -8.0])

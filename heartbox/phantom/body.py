@@ -45,7 +45,7 @@ def build(subject: Subject, size: int) -> Body:
     subject : Subject
         Who is X-rayed, and how.
     size : int
-        Pixels a side of the film.
+        Side of the film, in pixels.
 
     Returns
     -------
