@@ -16,6 +16,7 @@ from common import evenly_spaced, parser_for, require, write_table
 from tqdm import tqdm
 
 from heartbox import HeartDetector
+from heartbox.boxes import HEART
 from heartbox.explain.attribution import occlusion_map
 from heartbox.explain.faithfulness import METHODS, measure, randomised, rank_agreement
 from heartbox.models.weights import released_weights
@@ -71,7 +72,7 @@ def main() -> None:
         away, back, right, agreement, peak = np.mean(rows[name], axis=0)
         sanity = np.mean(
             [
-                float(rank_agreement(method(blank, x)[:, :4], method(model, x)[:, :4]).mean())
+                float(rank_agreement(method(blank, x)[:, HEART], method(model, x)[:, HEART]).mean())
                 for x in inputs[:SANITY_FILMS]
             ]
         )

@@ -20,7 +20,7 @@ from pseudo_labels import read_unlabelled, write_self_training
 from torch.utils.data import Dataset
 
 from cardiac_dataset import CardiacDataset
-from heartbox.boxes import EDGES
+from heartbox.boxes import EDGES, HEART
 from heartbox.data.layouts import CTR_EXCLUDED
 from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
@@ -281,7 +281,7 @@ def summarise(answers: list[dict[str, np.ndarray]], keep: set[str]) -> dict[str,
         covered.append(np.append(share["edges"], share["ctr"]) * inside.sum())
     if covered:
         covered = np.sum(covered, axis=0) / chosen.sum()
-        for name, share in zip(EDGES, covered[:4], strict=True):
+        for name, share in zip(EDGES, covered[HEART], strict=True):
             measured[f"coverage_{name}"] = share
         measured["coverage_ctr"] = covered[-1]
     return measured

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from heartbox.boxes import box_areas
+from heartbox.boxes import HEART, box_areas
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, Statistics, load_labels, write_processed
 from heartbox.evaluation.metrics import predict
 from heartbox.utils.parallel import parallel_map
@@ -119,7 +119,7 @@ def write_self_training(
         raise ValueError(f"images of {images.shape[1:]} pixels do not fit {labelled}, whose images have {(size, size)}")
     answers, std = predict(teacher, _Images(images, stats))
     answers = answers.reshape(-1, 2, 4)
-    uncertainty = np.where((box_areas(answers) > 0).all(axis=1), std[:, :4].mean(axis=1), np.inf)
+    uncertainty = np.where((box_areas(answers) > 0).all(axis=1), std[:, HEART].mean(axis=1), np.inf)
     keep = np.sort(np.argsort(uncertainty, kind="stable")[: round(share * np.isfinite(uncertainty).sum())])
 
     def films() -> Iterator[ProcessedXRay]:

@@ -36,7 +36,7 @@ from folds import (
 from torch.utils.data import Subset
 
 from cardiac_dataset import CardiacDataset
-from heartbox.boxes import EDGES, box_iou
+from heartbox.boxes import EDGES, HEART, box_iou
 from heartbox.data.store import write_split
 from heartbox.evaluation.conformal import calibrate
 from heartbox.evaluation.label_audit import audit_labels
@@ -74,7 +74,7 @@ def flagged(folds: list[dict]) -> np.ndarray:
     """
     found = []
     for k, fold in enumerate(folds):
-        asis, mirrored = (fold[key][:, :4].mean(axis=1) for key in ("std", "std_mirrored"))
+        asis, mirrored = (fold[key][:, HEART].mean(axis=1) for key in ("std", "std_mirrored"))
         found.append((asis > calibrate_on_others(folds, k).usual_std) | is_surer(mirrored, asis))
     return np.concatenate(found)
 
@@ -127,7 +127,7 @@ def main() -> None:
         ),
     ]
     always = summarise([mean_box_answer(work / "folds" / str(fold)) for fold in range(FOLDS)], every)
-    iou = box_iou(joined["predicted"][:, :4], joined["truth"][:, :4])
+    iou = box_iou(joined["predicted"][:, HEART], joined["truth"][:, HEART])
     digest = file_sha256(arguments.out)
     card = TEMPLATE.read_text(encoding="utf-8").format(
         size=arguments.out.stat().st_size / 1e6,

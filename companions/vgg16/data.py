@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from companions.vgg16.layouts import NpyImage, describe, list_images
-from heartbox.boxes import EDGES, clip_boxes, scale_boxes
+from heartbox.boxes import EDGES, HEART, clip_boxes, scale_boxes
 from heartbox.data.layouts import fault_of_box
 from heartbox.data.splits import TRAIN, UNUSED, VAL, split_by_patient
 from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, write_processed
@@ -94,7 +94,7 @@ def _process(image: NpyImage, size: int) -> ProcessedXRay:
         raise ItemError("box", f"{fault}: {describe(image.box)} in {frame[1]} x {frame[0]} px")
     box = clip_boxes(image.box, frame)
     record = {"name": image.name, "source": "npy", "rows": pixels.shape[0], "columns": pixels.shape[1]}
-    record |= dict(zip(BOX_COLUMNS[:4], scale_boxes(box, frame, (size, size)), strict=True))
+    record |= dict(zip(BOX_COLUMNS[HEART], scale_boxes(box, frame, (size, size)), strict=True))
     small = resize_xray(pixels, size)
     return ProcessedXRay(small.astype(np.float16), record, image.patient, low_contrast=has_low_contrast(small))
 

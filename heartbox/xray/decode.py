@@ -2,7 +2,8 @@
 
 imagecodecs (libjpeg-turbo, CharLS, OpenJPEG) is asked directly, with nothing but the codestream, and pydicom for RLE,
 which it decodes in Python. GDCM, which pydicom would ask, believes the header instead and throws in C++ where the two
-contradict each other: the whole process ends. Knows codestreams; no headers and no grey levels.
+contradict each other: the whole process ends. Which transfer syntax holds which kind of codestream is in
+:mod:`heartbox.xray.stored` (``KINDS``). Knows codestreams; no headers and no grey levels.
 """
 
 from __future__ import annotations
