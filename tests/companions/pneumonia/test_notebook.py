@@ -4,7 +4,7 @@ import json
 
 import nbformat
 import pytest
-from helpers import ROOT, copy_companion, execute, output_of
+from helpers import copy_companion, execute, output_of
 from pneumonia_films import NOTEBOOK
 
 
@@ -25,9 +25,7 @@ def test_the_notebook_on_its_sample(solved_companion):
 @pytest.fixture
 def folder(tmp_path):
     """Return a copy of the notebook with everything that belongs around it."""
-    copied = copy_companion(tmp_path / "copy")
-    (copied / "weights").symlink_to(ROOT / "weights")
-    return copied
+    return copy_companion(tmp_path / "copy")
 
 
 @pytest.mark.slow
