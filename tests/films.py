@@ -3,8 +3,20 @@
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+# One transfer syntax of each kind of codestream.
+COMPRESSED = [JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, RLELossless]
 
 RAMP = np.array([[0, 1000, 1548, 2048], [2548, 3000, 4000, 4095]], dtype=np.uint16)  # 12 bit
 
@@ -55,3 +67,11 @@ def jpeg_film(change=lambda frame: frame) -> tuple[Dataset, np.ndarray]:
     smooth = np.add.outer(np.arange(64), 2 * np.arange(48)).astype(np.uint8)
     frame = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
     return compressed(smooth, change(frame), JPEGBaseline8Bit, bits=8), smooth
+
+
+def frame_of(ds) -> bytes:
+    return next(generate_frames(ds.PixelData, number_of_frames=1))
+
+
+def notes_about(film, word: str) -> list[str]:
+    return [note for note in film.notes if word in note]

@@ -16,12 +16,15 @@ from heartbox.xray.errors import XRayError
 from heartbox.xray.parse import ITEM
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+SOT, SOT_BYTES = b"\xff\x90", 14  # a JPEG 2000 tile-part begins with this marker; the least length of one
+RLE_HEADER = 64  # bytes
 SOC_SIZ = b"\xff\x4f\xff\x51"  # a JPEG 2000 codestream begins with these two markers
 JP2 = b"\0\0\0\x0cjP  "  # and a JP2 file, in which one may be wrapped, with this box
 BEGINNINGS = (SOI, SOC_SIZ, JP2)
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 ... SOF15, JPEG-LS
 MAX_SCANS = 200  # a progressive JPEG has ten or so; each costs the time of a whole image
 MAX_TILES = 65_535  # T.800 A.4.2: a tile's number has 16 bits
+CUT_OFF = "the compressed pixels are cut off. Fetch the file again."
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Codestream:
     colour : str
         What three components are: ``"RGB"``, ``"YBR"``, or ``""`` where it does not say.
     is_complete : bool
-        Whether its end marker is there.
+        Whether its end marker is there; `data` has one in any case.
+    is_size_certain : bool
+        Whether a wrong size would be noticed, here or by the decoder. JPEG 2000 decodes to whatever size it states.
     """
 
     data: bytes
@@ -57,10 +62,11 @@ class Codestream:
     is_signed: bool = False
     colour: str = ""
     is_complete: bool = True
+    is_size_certain: bool = True
 
 
-def first_frame(value: bytes, frames: int) -> bytes:
-    """Return the first frame of encapsulated pixels, whatever the offset table says.
+def first_frame(value: bytes, frames: int) -> tuple[bytes, int]:
+    """Return the first frame of encapsulated pixels, whatever the offset table says, and how many frames there are.
 
     Parameters
     ----------
@@ -75,12 +81,14 @@ def first_frame(value: bytes, frames: int) -> bytes:
     if fragments and not fragments[0].startswith(BEGINNINGS) and fragments[0][:4] in (b"", bytes(4)):
         del fragments[0]
     if not fragments:
-        return b""
+        return b"", 0
     if not fragments[0].startswith(BEGINNINGS):
         # RLE: a fragment is a frame (PS3.5 A.4.2), unless a single frame was cut into several all the same.
-        return fragments[0] if frames > 1 else b"".join(fragments)
-    following = [i for i, fragment in enumerate(fragments) if i and fragment.startswith(BEGINNINGS)]
-    return b"".join(fragments[: following[0] if following else None])
+        if frames > 1 or all(_is_rle(fragment) for fragment in fragments):
+            return fragments[0], len(fragments)
+        return b"".join(fragments), 1
+    starts = [i for i, fragment in enumerate(fragments) if fragment.startswith(BEGINNINGS)]
+    return b"".join(fragments[: starts[1] if len(starts) > 1 else None]), len(starts)
 
 
 def _items(value: bytes) -> Iterator[bytes]:
@@ -146,6 +154,8 @@ def _jpeg(frame: bytes) -> Codestream:
     if frame.count(b"\xff\xda", scan) > MAX_SCANS:
         raise XRayError(f"the compressed pixels have more than {MAX_SCANS} scans: damaged. Export the file again.")
     end = frame.rfind(EOI, scan)  # what follows the end marker is padding
+    if end < 0 and frame.endswith(bytes(2)):
+        frame = frame.rstrip(b"\0") + b"\0"  # as does what follows the last data; a zero may belong to them
     kind = {0xC3: "JPEG Lossless", 0xF7: "JPEG-LS"}.get(marker, "JPEG")
     if names == b"RGB":
         colour = "RGB"
@@ -169,11 +179,19 @@ def _jpeg2000(frame: bytes) -> Codestream:
     depths = [frame[42 + 3 * i : 45 + 3 * i] for i in range(min(components, 3))]
     if any(depth != depths[0] for depth in depths) or depths[0][1:] != b"\x01\x01":
         raise XRayError("the components of the compressed image differ in size or depth. Export the file again.")
-    transformed = any(marker == 0x52 and segment[4] for marker, _, segment in _until_tiles(frame))
+    transformed, tile_part = False, 0
+    for marker, at, segment in _segments(frame, 2):
+        if marker == 0x90:  # SOT: a tile begins
+            tile_part = at
+            break
+        transformed |= marker == 0x52 and segment[4] > 0
+    present, end = _tiles(frame, tile_part)
+    if present < tiles:
+        raise XRayError(f"the compressed pixels are cut off: {present} of {tiles} tiles are there. Fetch it again.")
     depth = depths[0][0]
-    end = frame.rfind(EOI)
+    complete = frame[end : end + 2] == EOI
     return Codestream(
-        frame[: end + 2] if end > 0 else frame + EOI,
+        frame[:end] + EOI,
         "JPEG 2000",
         rows,
         columns,
@@ -181,26 +199,41 @@ def _jpeg2000(frame: bytes) -> Codestream:
         (depth & 0x7F) + 1,
         is_signed=bool(depth & 0x80),
         colour="RGB" if transformed else "",
-        is_complete=end > 0,
+        is_complete=complete,
+        # The number of tiles, or that a single tile is as large as the image, is a second witness to the size.
+        is_size_certain=tiles > 1 or (tile_x, tile_y) == (x_end - tile_x_start, y_end - tile_y_start),
     )
 
 
-def _until_tiles(frame: bytes) -> Iterator[tuple[int, int, bytes]]:
-    for marker, at, segment in _segments(frame, 2):
-        if marker == 0x90:  # SOT: a tile begins
-            return
-        yield marker, at, segment
+def _tiles(frame: bytes, at: int) -> tuple[int, int]:
+    """Count the tiles from the first tile-part on (T.800 A.4.2); return their number and where the last one ends."""
+    found = set()
+    last = frame.rfind(EOI, at)
+    while frame[at : at + 2] == SOT:
+        tile, length = struct.unpack(">HI", frame[at + 4 : at + 10])
+        found.add(tile)
+        # A length of 0 is allowed for the last one, which ends where the codestream does.
+        at = at + length if length >= SOT_BYTES else max(last, 0) or len(frame)
+    # Lengths that lead elsewhere are left to the decoder.
+    return len(found), last if last > 0 and frame[at : at + 2] != EOI else min(at, len(frame))
+
+
+def _is_rle(fragment: bytes) -> bool:
+    """Tell whether a fragment begins with the header of RLE (PS3.5 G.5): the number of segments, and where they are."""
+    if len(fragment) <= RLE_HEADER:
+        return False
+    count, *offsets = struct.unpack("<16I", fragment[:RLE_HEADER])
+    used = offsets[:count]
+    return 1 <= count <= 15 and used[0] == RLE_HEADER and used == sorted(used) and used[-1] < len(fragment)
 
 
 def _rle(frame: bytes) -> Codestream:
-    """Read the header of RLE (PS3.5 G.5): 64 bytes, the number of segments and where they begin."""
-    count, *offsets = struct.unpack("<16I", frame[:64])
-    offsets = offsets[:count]
-    if not 1 <= count <= 15 or offsets[0] != 64 or offsets != sorted(offsets) or offsets[-1] >= len(frame):
+    if not _is_rle(frame):
         raise XRayError(
             "the compressed pixels are of a kind not known here (JPEG, JPEG-LS, JPEG 2000, RLE), or damaged. "
             "Convert the file to Explicit VR Little Endian with a DICOM toolkit."
         )
     # A segment is one byte of one component: 1 and 2 are grey of 8 and 16 bits, 3 and 6 are colour.
+    count = frame[0]
     components, width = {1: (1, 8), 2: (1, 16), 3: (3, 8), 4: (1, 32), 6: (3, 16)}.get(count, (count, 8))
     return Codestream(frame, "RLE", 0, 0, components, width)

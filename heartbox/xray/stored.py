@@ -16,18 +16,19 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut
 from pydicom.uid import UID
 
-from heartbox.xray.codestream import BEGINNINGS, Codestream, first_frame, read_codestream
-from heartbox.xray.decode import CUT_OFF, decode
+from heartbox.xray.codestream import BEGINNINGS, CUT_OFF, Codestream, first_frame, read_codestream
+from heartbox.xray.decode import decode
 from heartbox.xray.errors import XRayError
-from heartbox.xray.header import integer, numbers, text
-from heartbox.xray.image import check_size
+from heartbox.xray.header import integer, text
+from heartbox.xray.image import MAX_PIXELS, check_size
 from heartbox.xray.parse import PixelElement
+from heartbox.xray.rle import rle_size
+from heartbox.xray.words import MOST_ODD, Words, odd_bits, padding, settled
 
 GREY = ("MONOCHROME2", "MONOCHROME1")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 WIDTHS = (8, 16, 32)  # Bits Allocated that are read, and 1
-MOST_ODD = 0.005  # of the pixels: stray ones, markers burnt in; a film read wrongly has far more
 # What each transfer syntax holds (PS3.6 A), by the end of its UID; others are named by their codestream alone.
 KINDS = {
     "4.50": "JPEG",
@@ -70,16 +71,6 @@ class StoredImage(NamedTuple):
     damage: str
 
 
-class _Words(NamedTuple):
-    """Values as they lie in the file: unsigned words, of which some bits are used."""
-
-    words: np.ndarray
-    width: int  # bits of a word
-    stored: int  # bits that are used, as the header says or as is assumed
-    signed: bool
-    is_compressed: bool = False
-
-
 def read_stored(header: Dataset, pixels: PixelElement, notes: list[str]) -> StoredImage:
     """Return the first frame's stored values.
 
@@ -104,25 +95,29 @@ def read_stored(header: Dataset, pixels: PixelElement, notes: list[str]) -> Stor
     )
     damage = ""
     if is_compressed:
-        frame = first_frame(pixels.value, frames) if pixels.is_encapsulated else pixels.value
-        stream = _checked_stream(header, frame, notes)
+        frame, present = first_frame(pixels.value, frames) if pixels.is_encapsulated else (pixels.value, 1)
+        stream, is_size_disputed = _checked_stream(header, frame, notes)
         photometric = _photometric(header, stream.components, stream.colour, notes)
-        values, damage = decode(stream)
-        if damage and not stream.is_complete:
-            raise XRayError(CUT_OFF)
+        values, damage = decode(stream, is_size_disputed)
+        if not stream.is_complete:
+            if damage:
+                raise XRayError(CUT_OFF)
+            notes.append("The compressed pixels have no end marker, but none of them is missing.")
         found = _compressed_words(header, stream, values, notes)
     else:
         found, photometric = _native_words(header, pixels, notes)
-    if frames > 1:
-        notes.append(f"First frame of {frames} read.")
+        present = max(frames, 1)
+    if frames > 1 or present > 1:
+        differs = f" (Number of Frames is {frames or 'missing'})" if present != max(frames, 1) else ""
+        notes.append(f"First frame of {present} read{differs}.")
     if found.words.ndim == 3:
         bits = found.stored if int(found.words.max()) < 2**found.stored else found.width
         return StoredImage(found.words, photometric, bits, None, damage)
-    values = _settled(header, found, notes)
+    values = settled(header, found, notes)
     if photometric == PALETTE:
         values = apply_color_lut(values, header)[:, :, :3]
         return StoredImage(values, photometric, 8 * values.dtype.itemsize, None, damage)
-    return StoredImage(values, photometric, found.stored, _padding(header, found), damage)
+    return StoredImage(values, photometric, found.stored, padding(header, found), damage)
 
 
 def _photometric(header: Dataset, components: int, colour: str, notes: list[str]) -> str:
@@ -154,8 +149,11 @@ def _photometric(header: Dataset, components: int, colour: str, notes: list[str]
 # ------------------------------------------------------------------------------------------ compressed pixels
 
 
-def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestream:
-    """Read what a codestream says about itself and compare it with the header, before anything is decoded."""
+def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> tuple[Codestream, bool]:
+    """Read what a codestream says about itself and compare it with the header, before anything is decoded.
+
+    Return it, and whether the header gives another size.
+    """
     syntax = UID(header.file_meta.TransferSyntaxUID)
     kind = KINDS.get(syntax.removeprefix("1.2.840.10008.1.2."))
     if not frame:
@@ -175,21 +173,36 @@ def _checked_stream(header: Dataset, frame: bytes, notes: list[str]) -> Codestre
         )
     if not stream.rows and stream.kind != "RLE":
         raise XRayError("the compressed image does not state its height. Export the file again.")
+    if integer(header, "SamplesPerPixel") not in (0, stream.components):
+        notes.append(
+            f"Samples per Pixel is {integer(header, 'SamplesPerPixel')}, but the compressed image has "
+            f"{stream.components}, which was taken."
+        )
+    return _checked_size(header, stream, notes)
+
+
+def _checked_size(header: Dataset, stream: Codestream, notes: list[str]) -> tuple[Codestream, bool]:
+    """Compare a codestream's size with the header's, and follow the codestream where it can be trusted."""
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
     if stream.kind == "RLE":
-        stream = dataclasses.replace(stream, rows=rows, columns=columns)
-    elif rows < 1 or columns < 1:
-        notes.append(f"The header gives no usable size; {stream.rows} x {stream.columns} of the pixels was taken.")
+        if rows > 0 and columns > 0:
+            check_size(rows, columns)
+        true_rows, true_columns = rle_size(stream.data, rows, columns)
+        stream = dataclasses.replace(stream, rows=true_rows, columns=true_columns)
+    size = f"{stream.rows} x {stream.columns}"
+    if rows < 1 or columns < 1:
+        notes.append(f"The header gives no usable size; {size} of the pixels was taken.")
     elif (stream.rows, stream.columns) != (rows, columns):
-        raise XRayError(
-            f"the compressed image is {stream.rows} x {stream.columns} where the header says {rows} x {columns}. "
-            "Export the file again."
-        )
+        if not stream.is_size_certain or stream.rows * stream.columns > MAX_PIXELS:
+            raise XRayError(
+                f"the compressed image is {size} where the header says {rows} x {columns}. Export the file again."
+            )
+        notes.append(f"Rows and Columns are {rows} and {columns}, but the compressed image is {size}; this was taken.")
     check_size(stream.rows, stream.columns)
-    return stream
+    return stream, (stream.rows, stream.columns) != (rows, columns)
 
 
-def _compressed_words(header: Dataset, stream: Codestream, values: np.ndarray, notes: list[str]) -> _Words:
+def _compressed_words(header: Dataset, stream: Codestream, values: np.ndarray, notes: list[str]) -> Words:
     """Compare the bits of a codestream with those of the header, and follow the codestream."""
     width = 8 * values.dtype.itemsize
     signed = integer(header, "PixelRepresentation") == 1
@@ -202,13 +215,15 @@ def _compressed_words(header: Dataset, stream: Codestream, values: np.ndarray, n
     if stream.is_signed:
         words = words & words.dtype.type(2**stream.precision - 1)
     said, stored = integer(header, "BitsStored"), stream.precision
-    if 0 < said < stored and (values.ndim == 3 or _odd(header, _Words(words, width, said, signed)).mean() <= MOST_ODD):
+    if 0 < said < stored and (
+        values.ndim == 3 or odd_bits(header, Words(words, width, said, signed)).mean() <= MOST_ODD
+    ):
         stored = said
     if said != stored:
         what = f"Bits Stored is {said}" if said else "Bits Stored is missing"
         notes.append(f"{what}, and the compressed image has {stream.precision} bits; these were taken.")
     signed = signed and (stream.is_signed or stored == (said or stored))
-    return _Words(words, width, stored, signed, is_compressed=True)
+    return Words(words, width, stored, signed, is_compressed=True)
 
 
 # ---------------------------------------------------------------------------------------- uncompressed pixels
@@ -223,7 +238,7 @@ def _bytes_of_a_frame(header: Dataset, samples: int = 0, allocated: int = 0) -> 
     return math.ceil(bits / 8)
 
 
-def _native_words(header: Dataset, pixels: PixelElement, notes: list[str]) -> tuple[_Words, str]:
+def _native_words(header: Dataset, pixels: PixelElement, notes: list[str]) -> tuple[Words, str]:
     """Return uncompressed words and what they are, by the header and by their number."""
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
     check_size(rows, columns)
@@ -256,7 +271,7 @@ def _native_words(header: Dataset, pixels: PixelElement, notes: list[str]) -> tu
             notes.append("Planar Configuration is missing; the colours were taken to lie pixel by pixel.")
         words = words.reshape(rows, columns, 3)
     signed = integer(header, "PixelRepresentation") == 1 and allocated > 1
-    return _Words(words, allocated, _bits_stored(header, allocated, notes), signed), photometric
+    return Words(words, allocated, _bits_stored(header, allocated, notes), signed), photometric
 
 
 def _layout(header: Dataset, length: int, notes: list[str]) -> tuple[int, int]:
@@ -298,11 +313,19 @@ def _check_length(header: Dataset, value: bytes, needed: int) -> None:
     frames = max(integer(header, "NumberOfFrames"), 1)
     surplus = value[needed * frames :]
     a_row = needed // max(integer(header, "Rows"), 1)
-    if len(surplus) < a_row or len(value) % needed in (0, 1) or surplus.count(surplus[:1]) == len(surplus):
-        return  # padding, or more frames than the header says
+    if len(surplus) < a_row or surplus.count(surplus[:1]) == len(surplus):
+        return  # padding
+    said = f"{integer(header, 'Rows')} x {integer(header, 'Columns')}"
+    if len(value) % needed in (0, 1):
+        # They may be frames as well as the other half of a film whose Rows are wrong, or the second bytes of its words.
+        raise XRayError(
+            f"the pixels are {len(value)} bytes, {len(value) // needed} times what {said} of the header make, and "
+            f"Number of Frames is {integer(header, 'NumberOfFrames') or 'missing'}: which of them is wrong cannot be "
+            "told. Export the file again."
+        )
     raise XRayError(
-        f"the pixels are {len(value)} bytes where {integer(header, 'Rows')} x {integer(header, 'Columns')} of the "
-        f"header make {needed * frames}, so the size in the header is wrong. Export the file again."
+        f"the pixels are {len(value)} bytes where {said} of the header make {needed * frames}, so the size in the "
+        "header is wrong. Export the file again."
     )
 
 
@@ -314,86 +337,3 @@ def _bits_stored(header: Dataset, allocated: int, notes: list[str]) -> int:
     taken = high if 1 < high <= allocated else allocated
     notes.append(f"Bits Stored is {stored or 'missing'}; {taken} bits were taken.")
     return taken
-
-
-# ------------------------------------------------------------------------------------------- words and their bits
-
-
-def _odd(header: Dataset, found: _Words) -> np.ndarray:
-    """Return which words use bits above those stored, for no reason that the standard knows.
-
-    Overlays may lie in the spare bits (PS3.3 C.9.2, retired), a negative value has its sign in them, and padding may
-    be any value: those are no fault.
-    """
-    words, width, stored, signed, _ = found
-    spare = words >> words.dtype.type(stored)
-    for group in range(0x6000, 0x6020, 2):
-        place = header.get((group, 0x0102))
-        if place is not None and isinstance(place.value, int) and stored <= place.value < width:
-            spare = spare & ~words.dtype.type(1 << (place.value - stored))
-    odd = spare != 0
-    if signed:
-        odd &= spare != (1 << (width - stored)) - 1
-    for word in _padding_words(header, width):
-        odd &= words != word
-    return odd
-
-
-def _settled(header: Dataset, found: _Words, notes: list[str]) -> np.ndarray:
-    """Return words as values: spare bits left out, the sign applied.
-
-    Words whose values do not lie where the header says are refused: a film stored with Bits Stored 10 that uses 12,
-    or in the upper bits of its words (High Bit, as old files have it), would come out as noise.
-    """
-    words, width, stored, signed, is_compressed = found
-    if stored < width:
-        odd = _odd(header, found)
-        share = float(odd.mean())
-        if share > MOST_ODD:
-            raise XRayError(
-                f"{share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
-                f"{integer(header, 'HighBit')}): the header is wrong about where their grey values lie. Export the "
-                "file again, or correct Bits Stored and High Bit with a DICOM editor."
-            )
-        if share and is_compressed and not signed:  # lossy compression overshoots, which must not turn white to black
-            words = np.where(odd, words.dtype.type(2**stored - 1), words)
-        elif share:
-            notes.append(f"{int(odd.sum())} pixels use bits above Bits Stored; these bits were left out.")
-    values = _signed_values(words, width, stored) if signed else words & words.dtype.type(2**stored - 1)
-    if stored < width:
-        # Padding that needs the spare bits keeps them, so that no grey of the film looks like it.
-        for word in _padding_words(header, width):
-            if not _is_within(word, width, stored, signed):
-                values = np.where(words == word, words.view(values.dtype), values)
-    return values
-
-
-def _signed_values(words: np.ndarray, width: int, stored: int) -> np.ndarray:
-    shift = words.dtype.type(width - stored)
-    values = (words << shift).view(f"i{words.dtype.itemsize}")
-    return values >> values.dtype.type(width - stored)
-
-
-def _is_within(word: int, width: int, stored: int, signed: bool) -> bool:
-    spare = word >> stored
-    return spare == 0 or (signed and spare == (1 << (width - stored)) - 1)
-
-
-def _padding_words(header: Dataset, width: int) -> list[int]:
-    """Return the words of padding; its elements are often written signed for unsigned pixels, or the reverse."""
-    found = [numbers(header, keyword)[:1] for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    return [int(one[0]) & (2**width - 1) for one in found if one]
-
-
-def _padding(header: Dataset, found: _Words) -> tuple[float, float] | None:
-    """Return the lowest and highest value of padding, as it reads among the values."""
-    _, width, stored, signed, _ = found
-    values = []
-    for word in _padding_words(header, width):
-        if not signed:
-            values.append(word)
-        else:
-            top = stored if _is_within(word, width, stored, signed) else width
-            word &= 2**top - 1
-            values.append(word - 2**top if word >> (top - 1) else word)
-    return (min(values), max(values)) if values else None

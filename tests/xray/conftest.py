@@ -1,6 +1,10 @@
 """What the tests of reading share."""
 
+import io
+
+import pydicom
 import pytest
+from helpers import encoded
 
 from heartbox.xray import XRay, load_xray
 
@@ -15,3 +19,13 @@ def load(tmp_path):
         return load_xray(path)
 
     return write_and_load
+
+
+@pytest.fixture
+def film(phantom_pixels):
+    """Return a function that gives a phantom as a dataset of some transfer syntax."""
+
+    def encode(syntax) -> pydicom.Dataset:
+        return pydicom.dcmread(io.BytesIO(encoded(phantom_pixels, syntax)[0]))
+
+    return encode
