@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
-from heartbox.xray.contrast import take_sample
+from heartbox.xray.contrast import percentiles, take_sample
 from heartbox.xray.errors import XRayError
 from heartbox.xray.header import integer, numbers, text
 
+MOST = (0.5, 99.5)  # percentiles between which a window must show something
+INNER = (0.1, 99.9)  # percentiles that set the range where a few pixels lie far outside the others'
+LEVELS = 2**16  # in a table; only files of 32 bits can have more
 BLOCK = 2**20  # values mapped at a time: in double precision, all those of a large film would take a gigabyte
 Mapping = Callable[[np.ndarray], np.ndarray]  # values -> float64 of the same shape
 
@@ -47,23 +51,56 @@ def grey_levels(
     XRayError
         If the header's rescaling gives values that are not finite.
     """
-    real = stored.ravel()
-    if padding:
-        inside = (real < padding[0]) | (real > padding[1])
-        real = real[inside] if inside.any() else real
+    levels, counts, index = _histogram(stored, padding)
+    present = counts > 0
     modality = _modality(header, notes)
-    sample = modality(take_sample(real))
-    if not np.isfinite(sample).all() or not np.isfinite(modality(np.array([real.min(), real.max()]))).all():
+    real, counts = modality(levels[present]), counts[present]
+    if not np.isfinite(real).all():
         raise XRayError(
             "the header's Rescale Slope and Intercept, or its Modality LUT, make values too large to be greys. "
             "Export the file again, or correct them with a DICOM editor."
         )
-    voi = _voi(header, sample, notes)
+    voi = _voi(header, real, counts, notes)
     if voi is None:
-        voi = _range(*_extent(modality, real), sample, notes)
-    if inverted:
-        return in_blocks(lambda values: 1 - voi(modality(values)), stored)
-    return in_blocks(lambda values: voi(modality(values)), stored)
+        voi = _range(float(real.min()), float(real.max()), percentiles(real, counts, INNER), notes)
+
+    def grey(values: np.ndarray) -> np.ndarray:
+        return 1 - voi(modality(values)) if inverted else voi(modality(values))
+
+    if index is None:
+        return in_blocks(grey, stored)
+    return np.take(grey(levels).astype(np.float32), index)  # each level is mapped once, not each pixel
+
+
+def _histogram(
+    stored: np.ndarray, padding: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the levels of an image, how many pixels outside the padding have each, and every pixel's level.
+
+    Where values are too far apart for a table, the levels are those of a sample and of both ends, and no pixel has one.
+    """
+    low, high = int(stored.min()), int(stored.max())
+    if high - low >= LEVELS:
+        real = stored.ravel()
+        real = real[_is_real(real, padding)]
+        ends = [real.min(), real.max()]
+        return *np.unique(np.append(take_sample(real), ends), return_counts=True), None
+    # Wraps around in the values' own type, so that the difference is right whatever their sign.
+    index = (stored - stored.dtype.type(low)).view(f"u{stored.dtype.itemsize}")
+    index = index if index.dtype.itemsize <= 2 else index.astype(np.uint16)
+    levels = np.arange(low, high + 1)
+    counts = cv2.calcHist([index], [0], None, [len(levels)], [0, len(levels)]).ravel()  # a third of np.bincount's time
+    present = np.flatnonzero(counts)
+    counts[present[~_is_real(levels[present], padding)]] = 0
+    return levels, counts, index
+
+
+def _is_real(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray:
+    """Tell which values are not padding; all count, where there are no others."""
+    if padding is None:
+        return np.ones(values.shape, bool)
+    real = (values < padding[0]) | (values > padding[1])
+    return real if real.any() else ~real
 
 
 def in_blocks(function: Mapping, values: np.ndarray) -> np.ndarray:
@@ -73,12 +110,6 @@ def in_blocks(function: Mapping, values: np.ndarray) -> np.ndarray:
     for start in range(0, len(values), step):
         image[start : start + step] = function(values[start : start + step])
     return image
-
-
-def _extent(modality: Mapping, real: np.ndarray) -> tuple[float, float]:
-    """Return the lowest and the highest value; a table may put them anywhere, so all are mapped."""
-    blocks = [modality(real[start : start + BLOCK]) for start in range(0, real.size, BLOCK)]
-    return min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
 
 
 def _modality(header: Dataset, notes: list[str]) -> Mapping:
@@ -94,8 +125,8 @@ def _modality(header: Dataset, notes: list[str]) -> Mapping:
     return lambda values: values * slope + intercept
 
 
-def _voi(header: Dataset, sample: np.ndarray, notes: list[str]) -> Mapping | None:
-    """Return the VOI step (PS3.3 C.11.2); None where the header has none that can be used.
+def _voi(header: Dataset, real: np.ndarray, counts: np.ndarray, notes: list[str]) -> Mapping | None:
+    """Return the VOI step (PS3.3 C.11.2) for values and their numbers; None where the header has none of use.
 
     Where a file has both a table and a window, the table is the finer statement.
     """
@@ -116,8 +147,8 @@ def _voi(header: Dataset, sample: np.ndarray, notes: list[str]) -> Mapping | Non
         def mapping(values: np.ndarray) -> np.ndarray:
             return window(values, centres[0], widths[0], shape)
 
-    if not _fits(mapping(sample)):
-        low, high = np.percentile(sample, (0.5, 99.5))
+    if not _fits(mapping(real), counts):
+        low, high = percentiles(real, counts, MOST)
         if high > low:
             notes.append(f"The {name} in the file does not fit its pixels; percentiles were used instead.")
             return lambda values: np.clip((values - low) / (high - low), 0, 1)
@@ -137,31 +168,31 @@ def window(values: np.ndarray, centre: float, width: float, shape: str) -> np.nd
     return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
-def _fits(image: np.ndarray) -> bool:
+def _fits(greys: np.ndarray, counts: np.ndarray) -> bool:
     """Tell whether windowed values show anything: enough of them unclipped, and more than a sliver of grey."""
-    low, high = np.percentile(image, (0.5, 99.5))
-    return bool(((image > 0.001) & (image < 0.999)).mean() >= 0.05 and high - low >= 0.1)
+    low, high = percentiles(greys, counts, MOST)
+    return bool(counts[(greys > 0.001) & (greys < 0.999)].sum() >= 0.05 * counts.sum() and high - low >= 0.1)
 
 
-def _range(low: float, high: float, sample: np.ndarray, notes: list[str]) -> Mapping:
+def _range(low: float, high: float, inner: np.ndarray, notes: list[str]) -> Mapping:
     """Return the mapping of the pixels' own range to [0, 1].
 
     The whole range is kept, because a film is often exposed so that its ends are lung and bone. But a few
     dead pixels or a lead marker can lie so far out that the rest becomes one shade: where the middle
-    99.8 % of pixels use less than half of the range, they set it instead and the others are clipped.
+    99.8 % of pixels (`INNER`) use less than half of the range, they set it instead and the others are clipped.
     """
-    inner_low, inner_high = np.percentile(sample, (0.1, 99.9))
     if low == high:
         return lambda values: np.zeros(values.shape)
-    if 0 < inner_high - inner_low < (high - low) / 2:
+    if 0 < inner[1] - inner[0] < (high - low) / 2:
         notes.append("A few pixels lie far outside the others' range; they were clipped.")
-        low, high = inner_low, inner_high
+        low, high = inner
     return lambda values: np.clip((values - low) / (high - low), 0, 1)
 
 
 def stretch(values: np.ndarray, notes: list[str]) -> np.ndarray:
     """Map the values of a picture file to [0, 1] by their own range, without a few that lie far outside it."""
-    mapping = _range(float(values.min()), float(values.max()), take_sample(values).astype(np.float64), notes)
+    inner = np.percentile(take_sample(values).astype(np.float64), INNER)
+    mapping = _range(float(values.min()), float(values.max()), inner, notes)
     return in_blocks(lambda block: mapping(block.astype(np.float64)), values)
 
 

@@ -53,26 +53,36 @@ def settled(header: Dataset, found: Words, notes: list[str]) -> np.ndarray:
     or in the upper bits of its words (High Bit, as old files have it), would come out as noise.
     """
     words, width, stored, signed, is_compressed = found
-    if stored < width:
-        odd = odd_bits(header, found)
-        share = float(odd.mean())
-        if share > MOST_ODD:
-            raise XRayError(
-                f"{share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
-                f"{integer(header, 'HighBit')}): the header is wrong about where their grey values lie. Export the "
-                "file again, or correct Bits Stored and High Bit with a DICOM editor."
-            )
-        if share and is_compressed and not signed:  # lossy compression overshoots, which must not turn white to black
-            words = np.where(odd, words.dtype.type(2**stored - 1), words)
-        elif share:
-            notes.append(f"{int(odd.sum())} pixels use bits above Bits Stored; these bits were left out.")
+    if not _uses_spare_bits(found):  # as in most files, and told in a single pass
+        return _signed_values(words, width, stored) if signed else words
+    odd = odd_bits(header, found)
+    share = float(odd.mean())
+    if share > MOST_ODD:
+        raise XRayError(
+            f"{share:.0%} of the pixels use bits above the {stored} of Bits Stored (High Bit is "
+            f"{integer(header, 'HighBit')}): the header is wrong about where their grey values lie. Export the "
+            "file again, or correct Bits Stored and High Bit with a DICOM editor."
+        )
+    if share and is_compressed and not signed:  # lossy compression overshoots, which must not turn white to black
+        words = np.where(odd, words.dtype.type(2**stored - 1), words)
+    elif share:
+        notes.append(f"{int(odd.sum())} pixels use bits above Bits Stored; these bits were left out.")
     values = _signed_values(words, width, stored) if signed else words & words.dtype.type(2**stored - 1)
-    if stored < width:
-        # Padding that needs the spare bits keeps them, so that no grey of the film looks like it.
-        for word in _padding_words(header, width):
-            if not _is_within(word, width, stored, signed):
-                values = np.where(words == word, words.view(values.dtype), values)
+    # Padding that needs the spare bits keeps them, so that no grey of the film looks like it.
+    for word in _padding_words(header, width):
+        if not _is_within(word, width, stored, signed):
+            values = np.where(words == word, words.view(values.dtype), values)
     return values
+
+
+def _uses_spare_bits(found: Words) -> bool:
+    """Tell whether any word has a bit above those stored that is not the sign of a negative value."""
+    words, width, stored, signed, _ = found
+    if stored == width:
+        return False
+    if signed:
+        words = words.view(f"i{words.dtype.itemsize}")
+    return bool(int(words.max()) >= 2**stored or int(words.min()) < -(2**stored))
 
 
 def _signed_values(words: np.ndarray, width: int, stored: int) -> np.ndarray:

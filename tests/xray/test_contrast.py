@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import draw_disc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartbox.inference.detector import HeartDetector
 from heartbox.models.build import build_model
 from heartbox.models.config import WeightsConfig
-from heartbox.xray.contrast import has_low_contrast, normalize_contrast
+from heartbox.xray.contrast import LOW_CONTRAST, has_low_contrast, normalize_contrast, percentiles
 from heartbox.xray.reader import as_xray
 
 
@@ -84,3 +84,22 @@ def test_the_detector_shows_films_as_its_weights_saw_them():
     np.testing.assert_allclose(now.shown(xray), normalize_contrast(film), atol=1e-3)
     brighter = as_xray(0.1 + 0.5 * film)
     np.testing.assert_allclose(now.detect(xray).heart, now.detect(brighter).heart, atol=0.2)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 30)), min_size=1, max_size=20),
+    st.tuples(st.floats(0, 100), st.floats(0, 100)),
+)
+def test_percentiles_of_a_histogram_are_those_of_its_values(pairs, ranks):
+    values, counts = np.array(pairs).T
+    expected = np.percentile(np.repeat(values, counts), ranks)
+    np.testing.assert_allclose(percentiles(values, counts, ranks), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [0.9 * LOW_CONTRAST, 1.1 * LOW_CONTRAST, 3 * LOW_CONTRAST, 20 * LOW_CONTRAST])
+def test_a_quick_sample_does_not_move_the_limit_of_contrast(width):
+    rng = np.random.default_rng(0)
+    image = (0.5 + rng.uniform(-0.5, 0.5, (700, 700)) * width / 0.9).clip(0, 1)
+    asked = bool(np.ptp(np.percentile(image, (5, 95))) < LOW_CONTRAST)
+    assert has_low_contrast(image) == asked == (width < LOW_CONTRAST)

@@ -222,3 +222,12 @@ def test_modality_table_then_window(load):
     pixels = np.array([[0, 1], [2, 3]], dtype=np.uint16)
     ds = make(pixels, ModalityLUTSequence=[table([0, 1000, 2000, 4000])], WindowCenter=2000.5, WindowWidth=4001)
     np.testing.assert_allclose(load(ds).image, [[0, 0.25], [0.5, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 1_000_000])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_words_of_32_bits_are_mapped_in_a_table_or_one_by_one(load, dtype, scale):
+    pixels = (RAMP.astype(dtype) - (2000 if dtype == np.int32 else 0)) * dtype(scale)
+    film = load(make(np.tile(pixels, (8, 8)), bits=32))
+    low, high = float(pixels.min()), float(pixels.max())
+    np.testing.assert_allclose(film.image[:2, :4], (pixels.astype(float) - low) / (high - low), atol=1e-6)
