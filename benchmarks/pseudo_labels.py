@@ -22,6 +22,7 @@ from heartbox.boxes import HEART, box_areas
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, Statistics, load_labels, write_processed
 from heartbox.evaluation.metrics import predict
 from heartbox.utils.parallel import parallel_map
+from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import resize_xray
@@ -59,7 +60,7 @@ def read_unlabelled(
 def _read(job: tuple[Path, int]) -> NDArray[np.float16] | str:
     path, size = job
     try:
-        return normalize_contrast(resize_xray(load_xray(path).image, size)).astype(np.float16)
+        return normalize_contrast(resize_xray(load_xray(path).content, size)).astype(np.float16)
     except XRayError as error:
         return str(error)
 
@@ -165,9 +166,10 @@ def _films_of(folder: Path) -> Iterator[ProcessedXRay]:
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "outlines", "masks"))
     images, outlines, masks = arrays
     labels = load_labels(folder).drop(columns="split")
-    patients = pd.read_csv(folder / "patients.csv")["patient"]
+    patients, cropped = pd.read_csv(folder / "patients.csv")["patient"], Statistics.load(folder).cropped
     for i, record in enumerate(labels.to_dict("records")):
-        yield ProcessedXRay(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i])
+        window = Window(*cropped[record["name"]]) if record["name"] in cropped else None
+        yield ProcessedXRay(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i], cropped=window)
 
 
 class _Images(Dataset):

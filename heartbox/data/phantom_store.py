@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from heartbox.boxes import box_from_mask
+from heartbox.boxes import box_from_mask, scale_boxes
 from heartbox.data.splits import TRAIN, VAL
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, outlines_and_coverage, write_processed
 from heartbox.phantom import render, sample_subject
 from heartbox.utils.parallel import parallel_map
+from heartbox.xray.borders import find_content
+from heartbox.xray.image import resize_xray
 
 
 def write_phantom_store(
@@ -57,10 +59,13 @@ def write_phantom_store(
 def _one(job: tuple[int, int, int]) -> ProcessedXRay:
     seed, index, size = job
     film = render(sample_subject(seed, index), 2 * size)
+    window = find_content(film.image)  # some phantoms are collimated, and prepare crops them too
     organs = [[film.heart_mask], [film.left_lung_mask, film.right_lung_mask]]
-    image = film.image.reshape(size, 2, size, 2).mean(axis=(1, 3))
-    boxes = np.concatenate([box_from_mask(*masks) / 2 for masks in organs])
+    organs = [[window.of(mask) for mask in masks] for masks in organs]
+    image = resize_xray(window.of(film.image), size)
+    boxes = scale_boxes([box_from_mask(*masks) for masks in organs], window.shape, (size, size)).ravel()
     record = {"name": film.subject.film_id, "source": "phantom", **dict(zip(BOX_COLUMNS, boxes, strict=True))}
-    record |= {"rows": 2 * size, "columns": 2 * size, "pixel_spacing": None}
+    record |= {"rows": window.shape[0], "columns": window.shape[1], "pixel_spacing": None}
     name = film.subject.film_id
-    return ProcessedXRay(image.astype(np.float16), record, name, *outlines_and_coverage(organs, size))
+    cropped = window.unless_whole(film.image.shape)
+    return ProcessedXRay(image.astype(np.float16), record, name, *outlines_and_coverage(organs, size), cropped=cropped)

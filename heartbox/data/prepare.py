@@ -1,7 +1,7 @@
 """Folders of raw X-rays and labels -> the processed folder that the other notebooks read.
 
-Reads each film, resizes images and boxes together, normalises the contrast and splits by patient. Knows layouts and
-processed folders; no networks.
+Reads each film, crops plain borders, resizes images and boxes together, normalises the contrast and splits by patient.
+Knows layouts and processed folders; no networks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from heartbox.data.splits import UNUSED, choose_split
 from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, outlines_and_coverage, write_processed
 from heartbox.data.tables import ItemError, Problem
 from heartbox.utils.atomic import keep_apart
+from heartbox.xray.borders import Window
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, has_low_contrast, normalize_contrast
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import resize_xray
@@ -28,7 +29,7 @@ from heartbox.xray.reader import load_xray, read_xray
 
 
 def read_film(film: LabelledXRay, size: int, normalize: bool = True) -> ProcessedXRay:
-    """Read one film with its boxes, as :func:`prepare` writes it.
+    """Read one film with its boxes, as :func:`prepare` writes it: image and boxes without plain borders.
 
     Parameters
     ----------
@@ -50,22 +51,33 @@ def read_film(film: LabelledXRay, size: int, normalize: bool = True) -> Processe
     shape = xray.image.shape
     if not np.isfinite(xray.image).all():
         raise ItemError("unreadable", f"{film.path.name}: holds NaN or infinite values; export or fetch it again")
+    window = xray.window
     heart, thorax, frame, masks = film.heart, film.thorax, film.box_shape, ()
     if film.masks:
         organs = _read_masks(film, shape)
         heart, thorax = (box_from_mask(*parts) for parts in organs)
-        frame, masks = shape, outlines_and_coverage(organs, size)
+        frame = shape
+        masks = outlines_and_coverage([[window.of(part) for part in parts] for parts in organs], size)
     elif fault := fault_of_frame(frame, shape):
         raise ItemError("frame", f"{film.path.name}: {fault}")
-    record = {"name": film.name, "source": film.source, "rows": shape[0], "columns": shape[1]}
-    boxes = clip_boxes(scale_boxes(heart, frame, (size, size)), (size, size))
-    record |= dict(zip(BOX_COLUMNS[HEART], boxes, strict=True))
+    record = {"name": film.name, "source": film.source, "rows": window.shape[0], "columns": window.shape[1]}
+    record |= dict(
+        zip(BOX_COLUMNS[HEART], clip_boxes(_move(heart, frame, shape, window, size), (size, size)), strict=True)
+    )
     if thorax is not None:
-        record |= dict(zip(BOX_COLUMNS[THORAX], scale_boxes(thorax, frame, (size, size)), strict=True))
+        record |= dict(zip(BOX_COLUMNS[THORAX], _move(thorax, frame, shape, window, size), strict=True))
     record["pixel_spacing"] = "\\".join(f"{mm:g}" for mm in xray.pixel_spacing) if xray.pixel_spacing else None
-    small = resize_xray(xray.image, size)
+    small = resize_xray(xray.content, size)
     image = (normalize_contrast(small) if normalize else small).astype(np.float16)
-    return ProcessedXRay(image, record, xray.patient_id, *masks, low_contrast=has_low_contrast(small))
+    cropped = window.unless_whole(shape)
+    return ProcessedXRay(image, record, xray.patient_id, *masks, low_contrast=has_low_contrast(small), cropped=cropped)
+
+
+def _move(box: np.ndarray, frame: tuple[int, int], shape: tuple[int, int], window: Window, size: int) -> np.ndarray:
+    """Move a box from the frame that it was drawn in to the resized content of a film of this shape."""
+    if window.unless_whole(shape):  # without a border no rounding either
+        box, frame = scale_boxes(box, frame, shape) - window.corner, window.shape
+    return scale_boxes(box, frame, (size, size))
 
 
 def _read_masks(film: LabelledXRay, shape: tuple[int, int]) -> list[list[np.ndarray]]:
@@ -103,6 +115,10 @@ def prepare(
 
     Where the labels are masks, ``outlines.npy`` and ``masks.npy`` go beside them: what augmentation needs to
     follow a mask exactly, and the masks at half size (see :func:`heartbox.data.store.outlines_and_coverage`).
+
+    Plain borders are cropped (:func:`heartbox.xray.borders.find_content`) before a film is resized, as they are before
+    the detector looks at a film. Boxes and masks are moved along, ``rows`` and ``columns`` are those of the cropped
+    film, and ``stats.json`` says which part of the file it is.
 
     A film that cannot be read, whatever the reason, becomes a row of ``skipped.csv``, and the others go on.
 

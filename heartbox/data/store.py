@@ -22,6 +22,7 @@ from heartbox.boxes import EDGES, outline_from_mask
 from heartbox.data.splits import TRAIN, UNUSED, VAL
 from heartbox.data.tables import Problem, read_table, write_problems
 from heartbox.utils.atomic import complete_or_absent
+from heartbox.xray.borders import Window
 
 BOX_COLUMNS = [f"{target}_{edge}" for target in ("heart", "thorax") for edge in EDGES]
 LABEL_COLUMNS = ["name", "source", "split", *BOX_COLUMNS, "rows", "columns", "pixel_spacing"]
@@ -56,6 +57,9 @@ class Statistics:
         :data:`heartbox.xray.contrast.NORMALIZED_CONTRAST` where the contrast was normalised, else None.
     counts : dict of str to int
         Numbers of films: train, val, skipped, low_contrast.
+    cropped : dict of str to list of int
+        For each film that had a plain border, the part of its file that the image shows: ``top, bottom, left,
+        right`` in pixels of the file. A film that is not named here is shown whole.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class Statistics:
     contrast: str | None = None
     split: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    cropped: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("mean", "std"):
@@ -83,8 +88,10 @@ class Statistics:
             raise ValueError(f"std is {self.std:g}; it must be above 0 (are all images of one grey?) and at most 1")
         if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= 2**14:
             raise ValueError(f"size is {self.size!r}, not a number of pixels")
-        if not isinstance(self.layout, str) or not isinstance(self.counts, dict):
-            raise ValueError("layout must be a name, and counts a table of numbers")
+        if not all(
+            isinstance(value, kind) for value, kind in ((self.layout, str), (self.counts, dict), (self.cropped, dict))
+        ):
+            raise ValueError("layout must be a name, and counts and cropped tables of numbers")
 
     @classmethod
     def load(cls, folder: str | Path) -> Statistics:
@@ -204,6 +211,8 @@ class Prepared:
                 f"  {unused} are excluded from both splits: known wrong labels, patients of the other split, or films "
                 "outside the folders of the splits"
             )
+        if cropped := len(self.stats.cropped):
+            lines.append(f"{cropped} of them had a plain border, which was cropped")
         if self.low_contrast:
             names = ", ".join(self.low_contrast[:5]) + (", ..." if len(self.low_contrast) > 5 else "")
             lines.append(f"{len(self.low_contrast)} of them have very low contrast and are used all the same: {names}")
@@ -229,6 +238,8 @@ class ProcessedXRay:
         From :func:`outlines_and_coverage`, where there are masks.
     low_contrast : bool
         Whether hardly anything can be seen in it, see :func:`heartbox.xray.contrast.has_low_contrast`.
+    cropped : Window or None
+        Which part of its file it shows, where a plain border was cropped.
     """
 
     image: np.ndarray
@@ -237,6 +248,7 @@ class ProcessedXRay:
     outlines: np.ndarray | None = None
     coverage: np.ndarray | None = None
     low_contrast: bool = False
+    cropped: Window | None = None
 
 
 def outlines_and_coverage(organs: Sequence[Sequence[np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -311,7 +323,9 @@ def write_processed(
         labels["split"], rule = choose_split()
         stats = _statistics(labels, sums, Statistics(0.5, 0.5, size, layout, seed, contrast, rule))
     low_contrast = [film.record["name"] for film in kept if film.low_contrast]
-    stats = replace(stats, counts=stats.counts | {"skipped": len(problems), "low_contrast": len(low_contrast)})
+    cropped = {film.record["name"]: list(film.cropped) for film in kept if film.cropped}
+    counts = stats.counts | {"skipped": len(problems), "low_contrast": len(low_contrast)}
+    stats = replace(stats, counts=counts, cropped=cropped)
     for name, arrays in (
         ("outlines.npy", [film.outlines for film in kept]),
         ("masks.npy", [film.coverage for film in kept]),

@@ -31,6 +31,7 @@ from heartbox.inference.result import HeartDetection
 from heartbox.models.config import WeightsConfig
 from heartbox.models.heads import BoxNet
 from heartbox.models.weights import load_weights
+from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import XRay, resize_xray
@@ -131,8 +132,7 @@ class HeartDetector:
 
     def _answer(self, xray: XRay, coordinates: NDArray, std: NDArray, looks: str) -> HeartDetection:
         """Turn the network's output, in pixels of its input, into an answer in pixels of the film."""
-        shape, size = xray.image.shape, self.config.size
-        boxes = clip_boxes(scale_boxes(coordinates.reshape(-1, EDGES_PER_BOX), (size, size), shape), shape)
+        boxes = self._place(coordinates.reshape(-1, EDGES_PER_BOX), xray.window)
         heart, thorax = boxes[0], boxes[1] if "thorax" in self.config.targets else None
         has_heart = box_areas(heart) > 0  # edges in the wrong order enclose nothing, so there is no ratio either
         ctr = float(cardiothoracic_ratio(heart, thorax)) if has_heart and thorax is not None else math.nan
@@ -141,9 +141,9 @@ class HeartDetector:
         # Margins measured on synthetic films say nothing about a real one.
         if self.config.calibration and has_heart and not flags:
             level = self.config.calibration.level
-            interval, ctr_interval = self._intervals(coordinates, std, shape, ctr)
+            interval, ctr_interval = self._intervals(coordinates, std, xray.window, ctr)
         if not flags:
-            flags = check_certainty(float(std[HEART].mean()), self._usual_std, looks, size)
+            flags = check_certainty(float(std[HEART].mean()), self._usual_std, looks, self.config.size)
         flags += check_quality(xray, heart, thorax, interval, ctr_interval)
         return HeartDetection(
             xray=xray,
@@ -159,16 +159,20 @@ class HeartDetector:
         )
 
     def _intervals(
-        self, coordinates: NDArray, std: NDArray, shape: tuple[int, int], ctr: float
+        self, coordinates: NDArray, std: NDArray, window: Window, ctr: float
     ) -> tuple[NDArray, tuple[float, float] | None]:
         """Return the bounds of the heart's edges, (4, 2) in pixels of the film, and of the ratio where there is one."""
-        size = self.config.size
         margin, ctr_margin = margins(self.config.calibration, coordinates, std)
         around = np.stack([coordinates[HEART] - margin[HEART], coordinates[HEART] + margin[HEART]])
-        interval = clip_boxes(scale_boxes(around, (size, size), shape), shape).T
+        interval = self._place(around, window).T
         if math.isnan(ctr) or ctr_margin is None:
             return interval, None
         return interval, (max(ctr - float(ctr_margin), 0.0), ctr + float(ctr_margin))
+
+    def _place(self, boxes: NDArray, window: Window) -> NDArray[np.float64]:
+        """Move boxes, (..., 4) in pixels of the network's input, to the part of the film that it was made from."""
+        size = self.config.size
+        return clip_boxes(scale_boxes(boxes, (size, size), window.shape), window.shape) + window.corner
 
     def explain(self, source: str | Path | XRay | NDArray, method: str = "integrated gradients") -> NDArray[np.float32]:
         """Return one signed evidence map for each heart edge.
@@ -189,7 +193,8 @@ class HeartDetector:
         -------
         ndarray of float32, shape (4, rows, columns)
             For ``x_min, y_min, x_max, y_max``: positive where the image pushes the edge right or down, negative
-            where it pushes it left or up. Enlarged to the original image.
+            where it pushes it left or up. Enlarged to the original image; zero in a plain border that
+            was cropped.
 
         Raises
         ------
@@ -202,8 +207,10 @@ class HeartDetector:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(EXPLANATIONS)}")
         xray = as_xray(source)
         maps = EXPLANATIONS[method](self.model, self.to_tensor(xray))[0, HEART].numpy()
-        rows, columns = xray.image.shape
-        return np.stack([cv2.resize(map_, (columns, rows), interpolation=cv2.INTER_LINEAR) for map_ in maps])
+        on_film = np.zeros((len(maps), *xray.image.shape), np.float32)
+        for map_, whole in zip(maps, on_film, strict=True):
+            xray.window.of(whole)[...] = cv2.resize(map_, xray.window.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return on_film
 
     @functools.cached_property
     def digest(self) -> str:
@@ -249,8 +256,8 @@ class HeartDetector:
         return [codes[k] if is_surer(variant_std[k, i], asis[i]) else "" for i, k in enumerate(best)]
 
     def shown(self, xray: XRay) -> NDArray[np.float32]:
-        """Return the film as the network sees it, (size, size) in [0, 1], prepared as in training."""
-        image = resize_xray(xray.image, self.config.size)
+        """Return the film as the network sees it, without plain borders, (size, size) in [0, 1], as in training."""
+        image = resize_xray(xray.content, self.config.size)
         if self.config.normalizes_contrast:  # an earlier version was trained without
             image = normalize_contrast(image)
         # Training images were stored as float16: the same rounding here makes the same film the same input.

@@ -173,12 +173,12 @@ def check_quality(
     ctr_interval : tuple of float, optional
         Bounds of the cardiothoracic ratio.
     """
-    flags = [*_check_image(xray.image), *_check_header(xray)]
+    flags = [*_check_image(xray.content), *_check_header(xray)]  # a border that was cropped does no harm
     if not box_areas(heart) > 0:
         message = "The heart's edges are in the wrong order, so they enclose nothing."
         return (*flags, QualityFlag("no-heart", message))
-    flags += _check_boxes(xray.image.shape, heart, thorax)
-    return (*flags, *_check_margins(xray.image.shape, interval, ctr_interval))
+    flags += _check_boxes(xray.window.shape, heart, thorax)
+    return (*flags, *_check_margins(xray.window.shape, interval, ctr_interval))
 
 
 def _check_image(image: NDArray) -> list[QualityFlag]:
@@ -192,8 +192,8 @@ def _check_image(image: NDArray) -> list[QualityFlag]:
     border = plain_border(image)
     if border > PLAIN:
         message = (
-            f"A plain border takes up {border:.0%} of the image, so the chest is smaller in it than on the films that "
-            "the network was trained on. Crop the border and try again."
+            f"A plain border takes up {border:.0%} of the image and leaves too little for a film, so it was not "
+            "cropped. Use the original file."
         )
         flags.append(QualityFlag("plain-border", message))
     shades = len(np.unique(image[:: 1 + rows // 512, :: 1 + columns // 512]))
@@ -288,6 +288,11 @@ def spacing_is_plausible(xray: XRay, thorax: NDArray | None) -> bool:
 def collect_notes(xray: XRay, thorax: NDArray | None = None) -> tuple[str, ...]:
     """List, in sentences, what a reader of the numbers should know even where the box is not in doubt."""
     notes = list(xray.notes)
+    if window := xray.window.unless_whole(xray.image.shape):
+        notes.append(
+            f"A plain border was cropped: the network was shown rows {window.top} to {window.bottom} and columns "
+            f"{window.left} to {window.right} of the image."
+        )
     if xray.view.startswith("AP"):
         notes.append(
             f"View {xray.view}: the heart lies further from the detector, so it appears too wide and the ratio is too "

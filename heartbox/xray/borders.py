@@ -1,25 +1,173 @@
-"""Plain borders of an image: collimation, padding, frames.
+"""The film inside its plain borders: collimation, padding, frames, the page that it was pasted on.
 
-Knows arrays only.
+Works from the outside in, line by line, where a line is a row or a column. Knows arrays only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-SAME_GREY = 0.02  # greys that differ by less, out of 1, count as one: JPEG leaves as much in a black border
+SAME_GREY = 0.02  # as a share of the film's range of greys: those that differ by less are one; JPEG leaves as much
+STANDS_OUT = 0.012  # as a share of that range, from a line's median: pixels that differ by more are marks, not noise
+SMALL_MARK = 0.03  # of a line's length: the longest mark that is taken off with a border
+FEW_MARKS = 0.15  # of a line's length: all marks of a line together
+SPARSE = 0.5  # of a line's length: text and stamps cover less, a body covers more
+LOOK_AHEAD = 0.1  # of all lines: how deep text and stamps may go before the plain border goes on behind them
+GOES_ON = 0.01  # of all lines: how deep the border behind them must be
+SAMPLES = 256  # pixels of a line that are looked at in the search for marks
+LEAST = 0.2  # of all rows and of all columns: a smaller window is not believed to be the film
+LEAST_PIXELS = 16
+
+
+class Window(NamedTuple):
+    """A part of an image: rows ``top`` to ``bottom`` and columns ``left`` to ``right``, the last ones exclusive."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def whole(cls, shape: tuple[int, int]) -> Window:
+        """Return the window that is all of an image of this shape."""
+        return cls(0, shape[0], 0, shape[1])
+
+    def unless_whole(self, shape: tuple[int, int]) -> Window | None:
+        """Return the window, or None if it is all of an image of this shape: nothing was cropped."""
+        return None if self == Window.whole(shape) else self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def corner(self) -> NDArray[np.float64]:
+        """``left, top, left, top``: added to a box in the window, it gives the box in the image."""
+        return np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
+
+    def of(self, image: NDArray) -> NDArray:
+        """Return the part of an array of shape (rows, columns), as a view."""
+        return image[self.top : self.bottom, self.left : self.right]
+
+    def without(self, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> Window:
+        """Return the window without so many rows and columns of each side."""
+        return Window(self.top + top, self.bottom - bottom, self.left + left, self.right - right)
+
+
+def find_content(image: NDArray) -> Window:
+    """Find the film inside the plain borders of an image.
+
+    Borders come off on all four sides until nothing changes, so nested frames come off too, and a padded film has the
+    same content as before the padding. Lines of a single grey come off first; then lines with small marks on a single
+    grey (noise, letters, a ruler's ticks), and text and stamps behind which the plain border goes on. A line that
+    crosses a body has long stretches of other greys, and stays.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+        In [0, 1].
+
+    Returns
+    -------
+    Window
+        The content. It is the whole image where there is no border, and also where less than a fifth of the rows or
+        columns would be left, as of an image of a single grey.
+    """
+    whole, window = Window.whole(image.shape), _inside(image)
+    enough = [
+        inside >= max(LEAST_PIXELS, LEAST * length) for inside, length in zip(window.shape, whole.shape, strict=True)
+    ]
+    return window if all(enough) else whole
 
 
 def plain_border(image: NDArray) -> float:
-    """Return the share of rows or of columns, whichever is larger, that are a single grey from the border inward.
+    """Return the share of rows or of columns, whichever is larger, that the plain borders take up.
 
-    It is 0 for an image that is a single grey throughout.
+    It is 0 for an image that is a single grey throughout. Unlike :func:`find_content` it also measures borders that
+    leave too little to be cropped.
     """
+    window = _inside(image)
+    if min(window.shape) < 1:
+        return 0.0
+    return max((length - inside) / length for length, inside in zip(image.shape, window.shape, strict=True))
 
-    def run(lines: NDArray) -> int:
-        plain = np.ptp(lines, axis=1) <= SAME_GREY
-        return int(np.argmin(plain)) + int(np.argmin(plain[::-1]))
 
-    rows, columns = image.shape
-    return 0.0 if np.ptp(image) <= SAME_GREY else max(run(image) / rows, run(image.T) / columns)
+def _inside(image: NDArray) -> Window:
+    """Find what is inside all plain borders, however small it is; it is empty if there is nothing."""
+    # A white page around a dark film widens the range of greys, so what is exactly plain comes off before the
+    # range is measured.
+    before, window = None, _peel(image, Window.whole(image.shape), lambda lines: _count_plain(lines, 0.0))
+    while window != before and min(window.shape) > 0:
+        before, span = window, _range(window.of(image))
+        window = _peel(image, window, lambda lines, span=span: _count_plain(lines, SAME_GREY * span))
+        window = _peel(image, window, lambda lines, span=span: _count_marked(lines, STANDS_OUT * span))
+    return window
+
+
+def _peel(image: NDArray, window: Window, count: Callable[[NDArray], int]) -> Window:
+    """Take off each side the lines that `count` finds there, seen from outside, until it finds no more."""
+    before = None
+    while window != before:
+        before = window
+        for side in ("top", "bottom", "left", "right"):
+            if min(window.shape) < 1:
+                return window
+            lines = window.of(image) if side in ("top", "bottom") else window.of(image).T
+            window = window.without(**{side: count(lines[::-1] if side in ("bottom", "right") else lines)})
+    return window
+
+
+def _count_plain(lines: NDArray, tolerance: float) -> int:
+    """Count the first lines of a single grey; each may have another."""
+    start, step = 0, 2
+    while start < len(lines):
+        some = lines[start : start + step]
+        plain = some.max(axis=1) - some.min(axis=1) <= tolerance
+        if not plain.all():
+            return start + int(np.argmin(plain))
+        start, step = start + step, 2 * step
+    return len(lines)
+
+
+def _count_marked(lines: NDArray, tolerance: float) -> int:
+    """Count the first lines, at most a tenth of all, that are a border with marks or text on it."""
+    depth = max(1, round(LOOK_AHEAD * len(lines)))
+    marked, sparse = _find_marks(lines[:1], tolerance)
+    if not sparse[0]:  # a film without border: no need to look further
+        return 0
+    marked, sparse = _find_marks(lines[:depth], tolerance)
+    first = _leading(marked)
+    need = max(2, round(GOES_ON * len(lines)))
+    # Ends of the stretches of enough border lines, one after the other.
+    ends = np.flatnonzero(np.convolve(marked, np.ones(need, int), "valid") == need) + need if depth >= need else []
+    reached = [int(end) for end in ends if end - need <= _leading(sparse)]
+    return max([first, *reached])
+
+
+def _find_marks(lines: NDArray, tolerance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell of each line whether only small marks stand out from its median, and whether less than half of it does."""
+    lines = np.ascontiguousarray(lines[:, :: max(1, lines.shape[1] // SAMPLES)])
+    length = lines.shape[1]
+    median = np.partition(lines, length // 2, axis=1)[:, length // 2, None]
+    out = np.abs(lines - median) > tolerance
+    long = int(SMALL_MARK * length) + 1
+    so_far = np.cumsum(np.pad(out, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    share = so_far[:, -1] / length
+    has_long = (so_far[:, long:] - so_far[:, :-long] == long).any(axis=1)
+    return (share <= FEW_MARKS) & ~has_long, share < SPARSE
+
+
+def _leading(flags: NDArray[np.bool_]) -> int:
+    """Count the flags that are set before the first that is not."""
+    return len(flags) if flags.all() else int(np.argmin(flags))
+
+
+def _range(image: NDArray) -> float:
+    """Return the difference of the 5th and 95th percentile of an image's greys, from some ten thousand of them."""
+    some = image[:: 1 + image.shape[0] // 100, :: 1 + image.shape[1] // 100]
+    return float(np.ptp(np.percentile(some, (5, 95))))

@@ -5,11 +5,13 @@ Knows arrays; no file formats.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from heartbox.xray.borders import Window, find_content
 from heartbox.xray.errors import XRayError
 
 try:
@@ -82,6 +84,16 @@ class XRay:
     is_synthetic: bool = False
     damage: str = ""
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def window(self) -> Window:
+        """Which part of the image the film is: all of it where it has no plain border."""
+        return find_content(self.image)
+
+    @property
+    def content(self) -> np.ndarray:
+        """The image without its plain borders, a view; this is what a network is shown."""
+        return self.window.of(self.image)
 
 
 def resize_xray(image: np.ndarray, size: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from heartbox.data.prepare import prepare, read_film
 from heartbox.data.reading import read_each
 from heartbox.data.tables import ItemError
 from heartbox.phantom import write_phantoms
+from heartbox.xray.borders import Window
 from heartbox.xray.reader import load_xray
 
 
@@ -53,10 +54,16 @@ def test_ctr_boxes_come_from_the_masks_by_hand(tmp_path):
 
 def test_phantom_boxes_are_the_exact_ones(tmp_path):
     table = write_phantoms(tmp_path / "raw", count=6, size=256, progress=False)
-    labels = run(tmp_path / "raw", tmp_path / "out").labels.set_index("name")
+    prepared = run(tmp_path / "raw", tmp_path / "out")
+    labels, cropped = prepared.labels.set_index("name"), prepared.stats.cropped
+    assert 0 < len(cropped) < 6  # some phantoms are collimated; their boxes moved into the part that is left
     for row in table.itertuples():
         heart = labels.loc[row.name, ["heart_x_min", "heart_y_min", "heart_x_max", "heart_y_max"]].tolist()
-        assert heart == pytest.approx([row.x0, row.y0, row.x0 + row.w, row.y0 + row.h], abs=1e-3)
+        top, bottom, left, right = cropped.get(row.name, [0, 256, 0, 256])
+        assert (labels.loc[row.name, "rows"], labels.loc[row.name, "columns"]) == (bottom - top, right - left)
+        edges = np.array([row.x0, row.y0, row.x0 + row.w, row.y0 + row.h]) * 256 / 224 - [left, top, left, top]
+        height, width = 224 / (bottom - top), 224 / (right - left)
+        assert heart == pytest.approx(edges * [width, height, width, height], abs=1e-3)
     assert labels["thorax_x_min"].notna().all()
 
 
@@ -185,7 +192,8 @@ def test_real_ctr_films(real_data, tmp_path):
     assert set(prepared.labels["source"]) == {"jsrt", "wingspan"}
     name = prepared.labels.loc[0, "name"]
     mask = cv2.imread(str(real_data / "ctr/jsrt/mask/heart" / f"{name}.png"), cv2.IMREAD_GRAYSCALE) > 127
-    expected = scale_boxes(box_from_mask(mask), mask.shape, (224, 224))
+    part = Window(*prepared.stats.cropped.get(name, [0, 512, 0, 512]))
+    expected = scale_boxes(box_from_mask(part.of(mask)), part.shape, (224, 224))
     found = prepared.labels.loc[0, ["heart_x_min", "heart_y_min", "heart_x_max", "heart_y_max"]].tolist()
     assert found == pytest.approx(expected.tolist(), abs=1e-3)
 

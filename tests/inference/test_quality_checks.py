@@ -106,9 +106,11 @@ def test_a_plain_border_is_flagged():
     assert plain_border(film) == 0 == plain_border(np.full((20, 20), 0.4))
     assert plain_border(np.pad(film, ((0, 50), (10, 0)))) == 50 / 250  # the larger share of the two
     assert plain_border(np.pad(film, ((20, 20), (0, 0)), constant_values=0.7)) == 40 / 240
-    wide = as_xray(np.pad(film, ((0, 0), (0, 50))))
-    (flag,) = check_quality(wide, np.array([20.0, 60, 80, 150]), None)
-    assert flag.code == "plain-border" and "33%" in str(flag)
+    heart, film = np.array([20.0, 60, 120, 150]), np.random.default_rng(0).uniform(0, 1, (200, 150))
+    assert check_quality(as_xray(np.pad(film, ((0, 0), (0, 50)))), heart, None) == ()  # it is cropped
+    padded = as_xray(np.pad(film, ((0, 700), (0, 650))))
+    flags = {flag.code: str(flag) for flag in check_quality(padded, heart, None)}
+    assert "81%" in flags["plain-border"] and "unusual-size" not in flags
 
 
 @pytest.mark.parametrize(
