@@ -8,18 +8,16 @@ benchmarks/results/explanation_faithfulness.md.
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import torch
 from common import evenly_spaced, parser_for, require, write_table
-from tqdm import tqdm
 
 from heartbox import HeartDetector
 from heartbox.boxes import HEART
 from heartbox.explain.attribution import occlusion_map
 from heartbox.explain.faithfulness import METHODS, measure, randomised, rank_agreement
 from heartbox.models.weights import released_weights
+from heartbox.utils.progress import progress_bar
 from heartbox.xray.reader import load_xray
 
 SANITY_FILMS = 5
@@ -42,7 +40,7 @@ def main() -> None:
         if len(inputs) < arguments.films and not detector.detect(xray).warnings:
             inputs.append(detector.to_tensor(xray))
     rows = {name: [] for name in METHODS}
-    for x in tqdm(inputs, disable=not sys.stdout.isatty()):
+    for x in progress_bar(inputs, "Films"):
         occluded = occlusion_map(model, x)
         for name, method in METHODS.items():
             maps = occluded if name == "occlusion" else method(model, x)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import warnings
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from tqdm import TqdmWarning, tqdm
+from tqdm import TqdmWarning
 
 from companions.chestxdet.model import train_small_cnn
+from heartbox.utils.progress import progress_bar
 
 with warnings.catch_warnings():
     # Optuna asks for progress bars as Jupyter widgets and warns if there are none; those here are plain text.
@@ -107,8 +107,8 @@ def tune(
         trial.set_user_attr("val_auc", float(history["val_auc"].iloc[-1]))
         return float(history["val_recall"].iloc[-1])
 
-    bar = tqdm(total=trials, initial=min(_completed(study), trials), desc="Trials", unit="trial", file=sys.stdout,
-               mininterval=1.0, disable=not progress)  # fmt: skip
+    done = min(_completed(study), trials)
+    bar = progress_bar(None, "Trials", "trial", total=trials, initial=done, show=progress)
     while _completed(study) < trials:
         # A new sampler for each trial, so that a continued study draws what an uninterrupted one would have drawn.
         study.sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + _completed(study), n_startup_trials=5)

@@ -21,7 +21,8 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+
+from heartbox.utils.progress import progress_bar
 
 CTR_PAGE = "https://github.com/eveningdong/cardiothoracic_ratio_estimation_dataset"
 CTR_COMMIT = "38768ecc17d0bb236057faa726959264cd624cba"  # pinned, so that everyone gets the same films and masks
@@ -145,7 +146,7 @@ def check_ctr(folder: str | Path, counts: Mapping[str, int] | None = CTR_COUNTS,
                 what = "has no film" if odd in masks else "is missing"
                 raise DownloadError(f"The mask {folder / name / 'mask' / organ / odd} {what}.")
         films += [(name, film) for film in sorted(names)]
-    for name, film in tqdm(films, "Checking", unit="film", file=sys.stdout, disable=not progress):
+    for name, film in progress_bar(films, "Checking", show=progress):
         size = _picture_size(folder / name / "png" / film)
         for organ in ORGANS:
             mask = folder / name / "mask" / organ / film
@@ -228,10 +229,7 @@ def _copy(answer: http.client.HTTPResponse, file: BinaryIO, done: int, progress:
     """Copy the body of a response to a file, and check that all announced bytes have arrived."""
     left = answer.headers.get("Content-Length")  # GitHub packs while it sends and does not announce the size
     total = done + int(left) if left and left.isdigit() else None
-    bar = tqdm(
-        desc="Fetching", total=total, initial=done, unit="B", unit_scale=True, file=sys.stdout, disable=not progress
-    )
-    with bar:
+    with progress_bar(None, "Fetching", "B", total, initial=done, show=progress, unit_scale=True) as bar:
         while block := _read(answer):
             done += len(block)
             if done > MAX_TOTAL_BYTES:
@@ -310,7 +308,7 @@ def _extract(zipped: zipfile.ZipFile, fresh: Path, progress: bool) -> None:
     sizes = [member.file_size for member in members.values()]
     if sizes and (max(sizes) > MAX_FILE_BYTES or sum(sizes) > MAX_TOTAL_BYTES):
         raise DownloadError("It would unpack to far more than this dataset has.")
-    for target, member in tqdm(members.items(), "Unpacking", unit="file", file=sys.stdout, disable=not progress):
+    for target, member in progress_bar(members.items(), "Unpacking", "file", show=progress):
         path = fresh / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(zipped.read(member))  # the checksum is compared here

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from heartbox.data.tables import Problem
 from heartbox.utils.parallel import Failure, parallel_map
+from heartbox.utils.progress import progress_bar
 from heartbox.xray.discovery import XRaySource
 from heartbox.xray.errors import printable
 
@@ -126,17 +126,19 @@ def run_films(
     ]
     left = [job for job, outcome in zip(jobs, known, strict=True) if outcome is None]
     fresh = _answers(left, answer, workers if len(jobs) > 1 else 0)
-    outcomes = []
-    for job, outcome in zip(jobs, tqdm(known, unit="film", disable=len(jobs) < 2), strict=True):
-        if outcome is None:
-            outcome = next(fresh)
-            if outcome.fatal:
-                raise OutputError(outcome.fatal)
-            if journal:
-                journal.note(job, outcome)
-            if log and outcome.tracebacks:
-                _append(log, f"{outcome.name}\n{outcome.tracebacks}\n")
-        outcomes.append(outcome)
+    outcomes, done = [], len(jobs) - len(left)
+    with progress_bar(None, "Films", total=len(jobs), initial=done, show=len(jobs) > 1, file=sys.stderr) as bar:
+        for job, outcome in zip(jobs, known, strict=True):
+            if outcome is None:
+                outcome = next(fresh)
+                if outcome.fatal:
+                    raise OutputError(outcome.fatal)
+                if journal:
+                    journal.note(job, outcome)
+                if log and outcome.tracebacks:
+                    _append(log, f"{outcome.name}\n{outcome.tracebacks}\n")
+                bar.update()
+            outcomes.append(outcome)
     return outcomes
 
 

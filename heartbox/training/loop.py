@@ -7,7 +7,6 @@ knows nothing of boxes or classes. :class:`heartbox.training.recipes.BoxTask` is
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from heartbox.training.device import choose_device
 from heartbox.training.fingerprint import fingerprint
 from heartbox.training.task import Schedule, Task
 from heartbox.utils.atomic import complete_or_absent
+from heartbox.utils.progress import progress_bar
 
 
 def fit(
@@ -87,15 +87,8 @@ def fit(
         store = Checkpoints(folder / "checkpoints", fingerprint(task, model, seed, train, val))
         state = store.read_last()
     history, seconds = learner.restore(state) if state else ([], 0.0)
-    bar = tqdm(
-        total=schedule.epochs * learner.steps,
-        initial=len(history) * learner.steps,
-        desc="Training",
-        unit="batch",
-        file=sys.stdout,
-        mininterval=2.0,
-        disable=not progress,
-    )
+    total, done = schedule.epochs * learner.steps, len(history) * learner.steps
+    bar = progress_bar(None, "Training", "batch", total=total, initial=done, show=progress)
     for epoch in range(len(history) + 1, schedule.epochs + 1):
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
@@ -105,7 +98,7 @@ def fit(
         if store and (not history or row[task.score] > max(earlier[task.score] for earlier in history)):
             store.write_best(epoch, learner.answering.state_dict())
         history.append(row)
-        bar.set_postfix({"loss": f"{train_loss:.3f}", task.score: row[task.score]})
+        bar.set_postfix({"loss": f"{train_loss:.3f}", task.score: row[task.score]}, refresh=False)
         seconds += time.perf_counter() - started
         if on_epoch:
             on_epoch(epoch, answers, pd.DataFrame(history))

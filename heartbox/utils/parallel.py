@@ -8,7 +8,6 @@ program on standard input.
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,8 @@ from typing import Generic, TypeVar
 import cv2
 from loky import ProcessPoolExecutor, get_reusable_executor
 from loky.process_executor import TerminatedWorkerError
-from tqdm import tqdm
+
+from heartbox.utils.progress import progress_bar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -111,8 +111,7 @@ def parallel_map(
         results = _run(_Guarded(function), jobs, processes, keep_going=True)
     else:
         results = map(function, jobs) if processes == 1 else _run(function, jobs, processes, keep_going=False)
-    bar = {"total": len(jobs), "desc": description, "unit": unit, "file": sys.stdout, "mininterval": 0.5}
-    yield from tqdm(results, **bar, disable=not progress)
+    yield from progress_bar(results, description, unit, total=len(jobs), show=progress)
 
 
 def _run(
