@@ -13,7 +13,7 @@ import numpy as np
 from heartbox.boxes import box_from_mask, scale_boxes
 from heartbox.data.splits import TRAIN, VAL
 from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, outlines_and_coverage, write_processed
-from heartbox.phantom import render, sample_subject
+from heartbox.phantom import make_ill, render, sample_subject
 from heartbox.utils.parallel import parallel_map
 from heartbox.xray.borders import find_content
 from heartbox.xray.image import resize_xray
@@ -25,6 +25,7 @@ def write_phantom_store(
     size: int = 224,
     seed: int = 1,
     validation_share: float = 0.05,
+    ill_share: float = 0.0,
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -40,6 +41,10 @@ def write_phantom_store(
         Side of the images, in pixels; each film is rendered at twice that.
     seed : int
         Decides the subjects. The embedded sample has seed 0.
+    ill_share : float
+        Share of the films, 0 to 1, that show ill patients (:func:`heartbox.phantom.make_ill`), spread evenly; their
+        names end in ``-ill``. The other films are the same as without. Boxes and masks are exact in both, also
+        where fluid or a lung without air hides the border.
     processes, progress
         See :func:`heartbox.utils.parallel.parallel_map`.
 
@@ -47,8 +52,16 @@ def write_phantom_store(
     -------
     Path
         `out`.
+
+    Raises
+    ------
+    ValueError
+        If `ill_share` is not between 0 and 1.
     """
-    jobs = [(seed, index, size) for index in range(count)]
+    if not 0 <= ill_share <= 1:
+        raise ValueError(f"ill_share must be between 0 and 1, got {ill_share}")
+    ill = np.diff(np.floor(np.arange(count + 1) * ill_share + 1e-9)) > 0
+    jobs = [(seed, index, size, bool(ill[index])) for index in range(count)]
     results = parallel_map(_one, jobs, "Phantoms", processes=processes, progress=progress)
     validating = max(1, round(count * validation_share))
     split = [VAL if index >= count - validating else TRAIN for index in range(count)]
@@ -56,9 +69,10 @@ def write_phantom_store(
     return Path(out)
 
 
-def _one(job: tuple[int, int, int]) -> ProcessedXRay:
-    seed, index, size = job
-    film = render(sample_subject(seed, index), 2 * size)
+def _one(job: tuple[int, int, int, bool]) -> ProcessedXRay:
+    seed, index, size, ill = job
+    subject = sample_subject(seed, index)
+    film = render(make_ill(subject) if ill else subject, 2 * size)
     window = find_content(film.image)  # some phantoms are collimated, and prepare crops them too
     organs = [[film.heart_mask], [film.left_lung_mask, film.right_lung_mask]]
     organs = [[window.of(mask) for mask in masks] for masks in organs]

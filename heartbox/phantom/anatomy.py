@@ -192,6 +192,12 @@ def dome(frame: Frame, x, side: int, top: float, lean: float) -> np.ndarray:
     return frame.height * (top + rise * (1 - np.sqrt(np.clip(1 - u**2, 0, 1))))
 
 
+def taken_by_dome(below: np.ndarray) -> np.ndarray:
+    """Share of the lung's depth that the dome takes; `below` is 0 at its silhouette and 1 where it takes everything."""
+    gone = np.clip(below, 0, 1)
+    return np.sqrt(gone * (2 - gone))
+
+
 def heart_outline(roundness: float, apex: float, waist: float) -> np.ndarray:
     """Outline of the cardiac silhouette in its own box.
 

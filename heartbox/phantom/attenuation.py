@@ -13,8 +13,10 @@ import numpy as np
 
 from . import anatomy
 from .anatomy import LEFT, RIGHT, Tube, tube
+from .bedside import bedside_devices
 from .body import Body
 from .bones_and_devices import devices, shoulder_bones
+from .opacity import clouds, on_rays
 from .projection import (
     MU_BONE,
     MU_FAT,
@@ -30,7 +32,7 @@ from .projection import (
 from .subject import ANATOMY, LUNG, Subject, keyed_generator
 
 
-def attenuation(subject: Subject, body: Body) -> np.ndarray:
+def attenuation(subject: Subject, body: Body, opacity: np.ndarray | None = None) -> np.ndarray:
     """Sum attenuation along every ray.
 
     Parameters
@@ -39,6 +41,8 @@ def attenuation(subject: Subject, body: Body) -> np.ndarray:
         Who is X-rayed.
     body : Body
         From `build`.
+    opacity : float32 array, optional
+        Where the lungs of an ill patient have no air, from `opacity_map`.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def attenuation(subject: Subject, body: Body) -> np.ndarray:
     w, h = frame.half, frame.height
     # Broad things are computed upright at half the resolution, with a margin for the tilt.
     n = beam.size // 2
-    coarse = replace(beam, tilt=0.0, size=n, spacing=beam.spacing * beam.size / n * 1.1)
+    coarse = replace(beam, tilt=0.0, sway=None, size=n, spacing=beam.spacing * beam.size / n * 1.1)
     m = coarse.matrix
     x = (np.arange(n) + 0.5 - m[0, 2]) / m[0, 0]
     y = (np.arange(n) + 0.5 - m[1, 2]) / m[1, 1]
@@ -67,9 +71,11 @@ def attenuation(subject: Subject, body: Body) -> np.ndarray:
     air = np.maximum(lung - solid, 0) * left
 
     air *= _unevenness(subject, x / w, y / h, grain)
+    if opacity is not None:
+        air *= 1 - on_rays(opacity, body, x, y)
 
     p = np.float32(0.97 * MU_SOFT) * total - np.float32(MU_SOFT - MU_LUNG) * air
-    p += 0.045 * _clouds(grain, 24, n) * np.clip(total * np.float32(1 / 60) - 1, 0, 1)
+    p += 0.045 * clouds(grain, 24, n) * np.clip(total * np.float32(1 / 60) - 1, 0, 1)
     p += _spine(subject, body, x, y)
 
     def blob(cx, cy, radii, z, **kw):
@@ -91,9 +97,11 @@ def attenuation(subject: Subject, body: Body) -> np.ndarray:
     p -= np.float32(MU_SOFT) * cv2.GaussianBlur(thickness(airway), (0, 0), 0.9 / (x[1] - x[0]))
     p -= _gas(subject, body, x, y, blob, keyed_generator(subject.seed, ANATOMY, subject.patient, 2))
 
-    turn = {"M": _coarse_to_fine(coarse, beam), "dsize": (beam.size, beam.size), "borderMode": cv2.BORDER_REPLICATE}
-    full = cv2.warpAffine(p, flags=cv2.INTER_CUBIC, **turn)
-    aerated = cv2.warpAffine(np.clip(air * np.float32(1 / 130), 0, 1), flags=cv2.INTER_LINEAR, **turn)
+    if subject.illness is not None and subject.illness.slope:
+        p += np.float32(subject.illness.slope) * np.clip(x / w, -1, 1).astype(np.float32) * np.clip(total / 100, 0, 1)
+
+    full = _to_fine(p, coarse, beam, cv2.INTER_CUBIC)
+    aerated = _to_fine(np.clip(air * np.float32(1 / 130), 0, 1), coarse, beam, cv2.INTER_LINEAR)
     full += _fine_detail(subject, body, rng, grain, aerated)
     return full
 
@@ -151,8 +159,7 @@ def _soft_tissue(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray, rng
     turn = np.clip(0.5 + across / 80, 0, 1)
     floor = beam.axis + (floors[0] * (1 - turn) + floors[1] * turn - beam.axis) * beam.magnification(0)
     below = (y.astype(np.float32)[:, None] - floor.astype(np.float32)[None, :]) / np.float32(0.07 * height)
-    gone = np.clip(below, 0, 1)
-    gone = np.sqrt(gone * (2 - gone))
+    gone = anatomy.taken_by_dome(below)
     for side in (RIGHT, LEFT):
         lateral, medial = anatomy.lung_edges(frame, py, side, body.lungs[side])
         a, b = beam.edges(lateral, 0), beam.edges(medial, 0)
@@ -248,17 +255,10 @@ def _arms(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray) -> list[np
     return out
 
 
-def _clouds(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Smooth noise with standard deviation 1, float32 (size, size), with a grain of size / cells pixels."""
-    return cv2.resize(
-        rng.standard_normal((cells, cells), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
-
-
 def _unevenness(subject: Subject, across: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Air relative to the average: lungs are never even. Arguments are fractions of frame.half and frame.height."""
     n = len(across)
-    out = 1 + 0.02 * _clouds(rng, 12, n) + 0.012 * _clouds(rng, 64, n) + 0.012 * _clouds(rng, 180, n)
+    out = 1 + 0.02 * clouds(rng, 12, n) + 0.012 * clouds(rng, 64, n) + 0.012 * clouds(rng, 180, n)
     down = down.astype(np.float32)[:, None]
     out -= 0.10 * np.clip(down - 0.2, 0, 1)  # blood gathers at the bases
     # Around the hila so many vessels overlie each other that they veil the lung.
@@ -292,6 +292,22 @@ def _chest_wall(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray, blob
     if subject.has_pacemaker:  # a flat can, as good as opaque
         out += 2.0 * np.minimum(blob(0.66 * w, 0.21 * h, (21, 17, 9), 0.9 * d, angle=0.3) / 6, 1)
     return out
+
+
+def _to_fine(values: np.ndarray, coarse: Beam, fine: Beam, interpolation: int) -> np.ndarray:
+    """Take float32 values from the coarse, upright grid to the film: tilted, and swayed where the trunk is bent."""
+    matrix = _coarse_to_fine(coarse, fine).astype(float)
+    if fine.sway is None:
+        size = (fine.size, fine.size)
+        return cv2.warpAffine(values, matrix, size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    inverse = cv2.invertAffineTransform(matrix)
+    at = np.arange(fine.size, dtype=np.float32)
+    column, row = ((a * at[None, :] + b * at[:, None] + c).astype(np.float32) for a, b, c in inverse.astype(np.float32))
+    m = coarse.matrix
+    height = (np.arange(coarse.size) + 0.5 - m[1, 2]) / m[1, 1]
+    shift = (fine.bend(height) * m[0, 0]).astype(np.float32)  # one number a row of the coarse grid
+    column -= np.interp(row, np.arange(coarse.size), shift).astype(np.float32)
+    return cv2.remap(values, column, row, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _coarse_to_fine(coarse: Beam, fine: Beam) -> np.ndarray:
@@ -358,4 +374,8 @@ def _fine_detail(subject: Subject, body: Body, rng, grain, aerated: np.ndarray) 
     for layer in layers:
         vessels += project_tubes([within_lung(tube_samples(t, beam)) for t in layer], beam.size, 2)
     out += np.float32(2.8 * (MU_SOFT - MU_LUNG)) * vessels * aerated
-    return out + cast(devices(subject, body, rng))
+    out += cast(devices(subject, body, rng))
+    if subject.illness is not None:
+        for device in bedside_devices(subject, body):  # one by one: cables cross, and what crosses adds up
+            out += cast([device])
+    return out

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import anatomy
 from .anatomy import LEFT, RIGHT, Frame, Tube
+from .illness import Illness
 from .projection import Beam
 from .subject import ANATOMY, Subject, keyed_generator
 
@@ -54,15 +55,17 @@ def build(subject: Subject, size: int) -> Body:
     """
     rng = keyed_generator(subject.seed, ANATOMY, subject.patient)
     half = subject.thorax_width / 2
-    height = subject.thorax_width * subject.thorax_aspect * (0.78 + 0.22 * subject.inspiration)
+    ill = subject.illness or Illness()
+    height = subject.thorax_width * subject.thorax_aspect * (0.78 + 0.22 * subject.inspiration) * ill.lung_height
     frame = Frame(half, height, subject.chest_depth / 2, subject.tissue)
     ap = subject.view == "AP"
     source, gap = (1150.0, subject.chest_depth / 2 + 45) if ap else (1800.0, subject.chest_depth / 2 + 20)
+    source = ill.source or source
     field_mm = subject.field
     centre = ((0.5 - subject.offset[0]) * field_mm / 1.1, (0.5 - subject.offset[1]) * field_mm / 1.08)
     beam = Beam(
         source, gap, -1 if ap else 1, np.radians(subject.rotation_deg), np.radians(subject.tilt_deg),
-        centre, 0.45 * height, field_mm / size, size,
+        centre, 0.45 * height, field_mm / size, size, (ill.sway[0], 2.2 / height, ill.sway[1]) if ill.sway[0] else None,
     )  # fmt: skip
     body = Body(frame, beam)
     common = rng.normal(0, [0.02, 0.018, 0.01, 0.015])
@@ -71,7 +74,8 @@ def build(subject: Subject, size: int) -> Body:
     top = 0.80 + 0.03 * subject.inspiration + rng.normal(0, 0.015)
     body.domes[RIGHT] = (top, 0.50 + rng.normal(0, 0.04))
     body.domes[LEFT] = (min(top + 0.025 + rng.normal(0, 0.015), 0.9), 0.50 + rng.normal(0, 0.04))
-    for side in (RIGHT, LEFT):
+    for side, raised in zip((RIGHT, LEFT), ill.raised_domes, strict=True):
+        body.domes[side] = (body.domes[side][0] - raised, body.domes[side][1])
         body.lung_outlines[side] = _lung_outline(body, side)
     # No film is sent with a lung cut off: the detector is shifted until both lungs fit.
     thorax = _thorax_box(body)
@@ -87,6 +91,9 @@ def build(subject: Subject, size: int) -> Body:
         [(-0.3, 0.2), (0.0, 0.26 + j[4]), (0.06, 0.20 + j[5]), (0.16, 0.145 + j[6]), (0.28, 0.155), (0.39, 0.195),
          (0.46, 0.18), (0.6, 0.15), (1.2, 0.13)],
     )  # fmt: skip
+    if ill.mediastinum != 1 or abs(subject.rotation_deg) > 7:  # what lies in front moves with the turn
+        aside = 0.1 * np.sin(beam.turn)
+        body.edges = tuple([(n, ill.mediastinum * a + aside) for n, a in edge] for edge in body.edges)
     bore = (12.0 if subject.sex == "F" else 13.5) + 3 * subject.aorta_unfolding
     outward = 0.06 * np.sin(np.radians(subject.arm_angle_deg)) * (0.3 if ap else 1.0) - (0.10 if ap else 0.0)
     body.scapulae = tuple(outward + rng.normal(0, 0.015, 2))
@@ -124,7 +131,9 @@ def _heart(subject: Subject, body: Body, rng: np.random.Generator) -> np.ndarray
     frame = body.frame
     shape = anatomy.heart_outline(subject.roundness, rng.uniform(0, 1), rng.uniform(0, 1))
     thorax = _thorax_box(body)
-    bottom = min(body.domes[RIGHT][0], body.domes[LEFT][0]) + 0.075 + rng.normal(0, 0.012)
+    # The heart lies on the diaphragm left of the middle: only a raised left half lifts it, and not all the way.
+    raised = (subject.illness or Illness()).raised_domes
+    bottom = min(body.domes[RIGHT][0] + raised[0], body.domes[LEFT][0] + 0.6 * raised[1]) + 0.075 + rng.normal(0, 0.012)
     width = subject.ctr * subject.thorax_width
     aspect = 0.80 + 0.12 * (subject.roundness - 0.4) - 0.5 * (subject.ctr - 0.5) + rng.normal(0, 0.04)
     tall = np.clip(width * aspect, 0.36 * frame.height, 0.53 * frame.height)

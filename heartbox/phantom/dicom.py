@@ -89,7 +89,7 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.PatientBirthDate = f"{2020 - s.age:04d}0101"
     ds.PatientSex = s.sex
     ds.PatientAge = f"{s.age:03d}Y"
-    ds.StudyInstanceUID = _uid(GENERATION, s.seed, s.index, size, "study")
+    ds.StudyInstanceUID = _film_uid(s, size, "study")
     ds.StudyDate = f"202006{1 + 7 * s.film:02d}"
     ds.StudyTime = "120000"
     ds.ReferringPhysicianName = ""
@@ -99,7 +99,7 @@ def dataset(phantom: Phantom) -> Dataset:
     # Series and equipment
     ds.Modality = "DX"
     ds.PresentationIntentType = "FOR PRESENTATION"
-    ds.SeriesInstanceUID = _uid(GENERATION, s.seed, s.index, size, "series")
+    ds.SeriesInstanceUID = _film_uid(s, size, "series")
     ds.SeriesNumber = 1
     ds.SeriesDescription = f"{s.view} chest"
     ds.BodyPartExamined = "CHEST"
@@ -124,7 +124,8 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.ViewCodeSequence[0].ViewModifierCodeSequence = Sequence([])
     ds.PositionerType = ""
     ds.AcquisitionContextSequence = Sequence([])
-    ds.DistanceSourceToDetector = "1150" if s.view == "AP" else "1800"
+    usual = 1150 if s.view == "AP" else 1800
+    ds.DistanceSourceToDetector = f"{s.illness.source or usual:.0f}" if s.illness else f"{usual}"
     ds.KVP = "90" if s.view == "AP" else "120"
     # Detector. The spacing is at the detector; some files repeat it as PixelSpacing, as real ones do.
     ds.DetectorType = "SCINTILLATOR"
@@ -146,7 +147,7 @@ def dataset(phantom: Phantom) -> Dataset:
     ds.PresentationLUTShape = "INVERSE" if s.photometric == "MONOCHROME1" else "IDENTITY"
     ds.WindowCenter, ds.WindowWidth = f"{centre:g}", f"{width:g}"
     ds.LossyImageCompression = "00"
-    ds.BurnedInAnnotation = "NO"
+    ds.BurnedInAnnotation = "YES" if s.illness is not None and s.illness.text else "NO"
     ds.PixelData = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"))).tobytes()
     ds["PixelData"].VR = "OB" if s.bits == 8 else "OW"
 
@@ -159,9 +160,14 @@ def dataset(phantom: Phantom) -> Dataset:
     return ds
 
 
+def _film_uid(subject: Subject, size: int, level: str) -> UID:
+    ill = () if subject.illness is None else ("ill",)
+    return _uid(GENERATION, subject.seed, subject.index, size, level, *ill)
+
+
 def instance_uid(subject: Subject, size: int) -> UID:
     """SOP instance UID of a subject's film at a size."""
-    return _uid(GENERATION, subject.seed, subject.index, size, "image")
+    return _film_uid(subject, size, "image")
 
 
 def _already_there(path: Path, uid: UID) -> bool:

@@ -49,6 +49,8 @@ class Beam:
         Pixel spacing on the detector, mm.
     size : int
         Pixels a side.
+    sway : tuple of float, optional
+        Sideways curve of a bent trunk's shadow: a sine's amplitude (mm), wave number (per mm) and phase (radians).
     """
 
     source: float
@@ -60,6 +62,7 @@ class Beam:
     axis: float
     spacing: float
     size: int
+    sway: tuple[float, float, float] | None = None
 
     def magnification(self, z):
         """Size of the shadow relative to the object at depth z: similar triangles."""
@@ -83,7 +86,14 @@ class Beam:
     def pixels(self, plane: np.ndarray) -> np.ndarray:
         """Take points (..., 2) of the detector plane in mm to pixel coordinates, 0 at the image's outer edge."""
         m = self.matrix
+        if self.sway is not None:
+            plane = np.stack([plane[..., 0] + self.bend(plane[..., 1]), plane[..., 1]], axis=-1)
         return plane @ m[:, :2].T + m[:, 2]
+
+    def bend(self, plane_y) -> np.ndarray:
+        """How far a bent trunk's shadow is moved sideways at heights of the detector plane, mm."""
+        amplitude, wave, phase = self.sway
+        return amplitude * np.sin(wave * np.asarray(plane_y) + phase)
 
     def edges(self, x, z: float) -> np.ndarray:
         """Shift and scale the x of an upright body at depth z into the detector plane."""

@@ -14,7 +14,9 @@ import numpy as np
 from .anatomy import LEFT, RIGHT
 from .attenuation import attenuation
 from .body import build, truth, truth_boxes
+from .burnt_in import burn_in
 from .detector_response import develop, expose, mark
+from .opacity import hidden_sides, opacity_map
 from .subject import Subject
 
 MINIMUM_SIZE = 64
@@ -40,6 +42,9 @@ class Phantom:
         What was rendered.
     pixel_spacing : float
         mm on the detector.
+    hidden_sides : tuple of str
+        Sides of the heart's box, ``"x_min"`` and ``"x_max"``, that the film does not show although box and mask give
+        them: fluid, a lung without air or the diaphragm lies beside them.
     """
 
     image: np.ndarray
@@ -50,6 +55,7 @@ class Phantom:
     right_lung_mask: np.ndarray
     subject: Subject
     pixel_spacing: float
+    hidden_sides: tuple[str, ...] = ()
 
 
 def boxes(subject: Subject, size: int = 1024) -> tuple[np.ndarray, np.ndarray]:
@@ -87,11 +93,14 @@ def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Ph
     body = build(subject, size * factor)
     heart, thorax = truth_boxes(body)
     masks = truth(body)
-    exponent = attenuation(subject, body)
+    opacity = opacity_map(subject, body) if subject.illness is not None and subject.illness.opacities else None
+    exponent = attenuation(subject, body, opacity)
     if plant is not None:
         exponent = plant(exponent, masks, body.beam.spacing)
     signal = expose(exponent, subject, body.beam.spacing)
     image = mark(develop(signal, subject, masks[LEFT] | masks[RIGHT]), subject)
+    if subject.illness is not None:
+        burn_in(image, subject)
     if factor > 1:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         masks = {
@@ -107,4 +116,5 @@ def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Ph
         right_lung_mask=masks[RIGHT],
         subject=subject,
         pixel_spacing=subject.field / size,
+        hidden_sides=hidden_sides(body, opacity),
     )

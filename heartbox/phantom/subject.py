@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .illness import Illness
+
 CTR_RANGE = (0.38, 0.70)
 
 
@@ -66,6 +68,7 @@ class Subject:
     marker: str  # "L", "R" or "" for none
     bits: int
     photometric: str
+    illness: Illness | None = None  # of an ill patient, from `make_ill`
 
 
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:
@@ -73,7 +76,7 @@ def keyed_generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))
 
 
-PAIRING, PATIENT, FILM, ANATOMY, LUNG, NOISE = range(6)  # keys of independent streams
+PAIRING, PATIENT, FILM, ANATOMY, LUNG, NOISE, ILLNESS = range(7)  # keys of independent streams
 
 
 def sample_subject(seed: int, index: int) -> Subject:
