@@ -189,8 +189,11 @@ def _print_refused(outcomes: list[Outcome], kinds: list[str]) -> int:
     """Say how many DICOM files of each kind were written, and why not the others; return how many are missing."""
     missing = 0
     for kind in kinds:
-        reasons = [outcome.problem.reason if outcome.problem else outcome.refused.get(kind, "") for outcome in outcomes]
-        reasons = [reason for reason in reasons if reason]
+        reasons = [
+            f"{outcome.name}: {outcome.problem.reason if outcome.problem else outcome.refused[kind]}"
+            for outcome in outcomes
+            if outcome.problem or kind in outcome.refused
+        ]
         missing += len(reasons)
         what = "reports" if kind == "sr" else "overlays"
         option = f"--{FOLDERS[kind].replace('_', '-')}"

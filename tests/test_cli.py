@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -132,7 +134,7 @@ def test_errors_are_not_remembered(weights, tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "t.csv")
     assert [Path(name).name for name in table["file"]] == ["a.dcm", "b.dcm", "c.png", "d.png"]
     assert table["error"].notna().tolist() == [True, True, False, False]
-    assert "b.dcm" in table["error"][1]
+    assert table["error"][1] == "there is no such file. Check the spelling and the folder."  # its name stands beside it
 
 
 def test_without_a_csv_the_answer_is_printed(weights, films, capsys):
@@ -178,7 +180,9 @@ def test_five_hundred_films_with_fifty_bad_ones(weights, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "t.csv")
     assert len(table) == 500
     assert table["error"].notna().to_numpy().nonzero()[0].tolist() == list(range(3, 500, 10))
-    assert all(Path(row.file).name in row.error for row in table[table["error"].notna()].itertuples())
+    errors = table["error"].dropna()
+    assert errors.str.match("the (picture|file|image) .*(Fetch|Name) ").all()
+    assert not errors.str.contains("film-|/").any()  # the name stands beside it, and in no row twice
     assert table.loc[table["error"].isna(), "heart_x_min"].to_numpy() == pytest.approx(20)
     assert table.loc[table["error"].notna(), "heart_x_min"].isna().all()
     assert "500 images, 450 answered, 450 with warnings, 50 could not be read" in capsys.readouterr().err
@@ -224,7 +228,7 @@ def test_films_without_an_ending_are_found_in_a_folder(weights, tmp_path, capsys
     assert main([str(folder), "--weights", str(weights)]) == 0
     printed = capsys.readouterr()
     assert "3 images, 2 answered" in printed.err and "files of other kinds passed over: 1" in printed.err
-    assert "lost.dcm: there is no such file" in printed.out
+    assert "lost.dcm\n  there is no such file" in printed.out
 
 
 def test_names_that_no_file_system_takes_and_words_that_look_like_formulas(weights, tmp_path):
@@ -424,3 +428,20 @@ def test_how_threads_wait_is_set_before_torch_unless_the_user_did(before, settin
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.strip() == str(after)
+
+
+def test_no_place_for_temporary_files(weights, films, tmp_path, capsys, monkeypatch):
+    """A zip's members are unpacked there: one sentence names the folder and the way out."""
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for path in films.glob("*.png"):
+            archive.write(path, path.name)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    arguments = [str(tmp_path / "films.zip"), "--weights", str(weights), "--workers", "0"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'gone'}: No such file or directory. Free some space there" in said
+    assert "TMPDIR" in said
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    assert main(arguments) == 2
+    assert "No usable temporary directory found in" in capsys.readouterr().err

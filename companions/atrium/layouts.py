@@ -20,7 +20,9 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from companions.atrium.data import AtriumVolume, check_volume
+from heartbox.data.reading import unexpected_problem
 from heartbox.data.tables import ItemError, Problem
+from heartbox.utils.parallel import failure_of
 
 TASK02_SPACING = (1.37, 1.25, 1.25)  # mm between slices, rows and columns in the Decathlon's heart MRI
 EXPECTED = (
@@ -164,7 +166,9 @@ def _decathlon_folder(folder: Path) -> Path | None:
     return None
 
 
-def load_volumes(folder: str | Path, limit: int | None = None) -> tuple[list[AtriumVolume], list[Problem]]:
+def load_volumes(
+    folder: str | Path, limit: int | None = None, log: str | Path | None = None
+) -> tuple[list[AtriumVolume], list[Problem]]:
     """Read every volume of a folder; a volume that cannot be used is skipped and reported.
 
     Parameters
@@ -173,6 +177,8 @@ def load_volumes(folder: str | Path, limit: int | None = None) -> tuple[list[Atr
         In one of the two layouts, see :func:`recognise_layout`.
     limit : int, optional
         Read only this many, the first ones.
+    log : path, optional
+        A file for the tracebacks of unexpected errors.
 
     Returns
     -------
@@ -204,8 +210,7 @@ def load_volumes(folder: str | Path, limit: int | None = None) -> tuple[list[Atr
         except ItemError as error:
             problems.append(error.problem(name))
         except Exception as error:  # of a library, for a kind of damage not met before: the other volumes are read
-            reason = f"cannot be read ({type(error).__name__}: {error}): export or download it again"
-            problems.append(Problem(name, "error", reason))
+            problems.append(unexpected_problem(name, folder / name, failure_of(error), log))
     volumes = _of_one_spacing(volumes, problems)
     if not volumes:
         first = "; ".join(map(str, problems[:3]))

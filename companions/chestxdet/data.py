@@ -128,6 +128,7 @@ def prepare(
     processes: int | None = None,
     progress: bool = True,
     even: bool = True,
+    log: str | Path | None = None,
 ) -> Collection:
     """Read annotations and images, check them, and write a prepared folder; an existing one that fits is loaded.
 
@@ -151,6 +152,8 @@ def prepare(
     even : bool
         Whether to normalise the contrast (:func:`heartbox.xray.contrast.normalize_contrast`), as was done for the
         films that the released heart weights learnt from.
+    log : path, optional
+        A file for the tracebacks of unexpected errors.
 
     Raises
     ------
@@ -177,7 +180,8 @@ def prepare(
         (out / "stats.json").unlink()
     # Splits are assigned before images are read, so that one broken image moves no other film.
     splits = assign_splits(films, seed, fold)
-    read = read_each(read_film, films, size, even, description="Reading films", processes=processes, progress=progress)
+    options = {"processes": processes, "progress": progress, "log": log}
+    read = read_each(read_film, films, size, even, description="Reading films", **options)
     rows, boxes, images = [], [], []
     for film, split, result in zip(films, splits, read, strict=True):
         if isinstance(result, Problem):

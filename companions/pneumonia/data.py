@@ -107,6 +107,7 @@ def prepare(
     processes: int | None = None,
     progress: bool = True,
     even: bool = True,
+    log: str | Path | None = None,
 ) -> Prepared:
     """Turn a raw folder into ``images.npy``, ``labels.csv``, ``boxes.csv``, ``problems.csv`` and ``stats.json``.
 
@@ -133,6 +134,8 @@ def prepare(
     even : bool
         Whether to normalise the contrast (:func:`heartbox.xray.contrast.normalize_contrast`), as was done for the
         films that the released heart weights learnt from. Without it the network sees the greys of the files.
+    log : path, optional
+        A file for the tracebacks of unexpected errors.
 
     Returns
     -------
@@ -157,7 +160,8 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     if not _is_finished(out, identity):
         (out / "stats.json").unlink(missing_ok=True)
-        records = _read_films(films, out, identity, size, even, processes, progress)
+        options = {"processes": processes, "progress": progress, "log": log}
+        records = _read_films(films, out, identity, size, even, options)
         _write_tables(films, records, problems, out, size)
     _assign_splits(out, seed, share)
     _write_stats(out, layout, seed, size, even, identity)
@@ -221,17 +225,18 @@ def _read_films(
     identity: str,
     size: int,
     even: bool,
-    processes: int | None,
-    progress: bool,
+    options: dict,
 ) -> list[dict]:
-    """Append every film that is missing to ``images.npy.part``, and return the records of all films from the log."""
+    """Append every film that is missing to ``images.npy.part``, and return the records of all films from the log.
+
+    `options` are those of :func:`heartbox.data.reading.read_each`.
+    """
     part, log = out / PART, out / LOG
     done = _resume(part, log, identity, size)
     if 0 < done < len(films):
         print(f"{done} of {len(films)} films were read before the interruption; continuing after them.")
     with part.open("ab") as images, log.open("a", encoding="utf-8", newline="\n") as lines:
-        options = {"description": "Reading films", "processes": processes, "progress": progress}
-        for result in read_each(_read_film, films[done:], size, even, **options):
+        for result in read_each(_read_film, films[done:], size, even, description="Reading films", **options):
             pixels, record = (b"", result._asdict()) if isinstance(result, Problem) else result
             images.write(pixels)
             images.flush()  # the image first: a line in the log promises that the image is complete

@@ -14,10 +14,12 @@ import pandas as pd
 from companions.vgg16.layouts import NpyImage, describe, list_images
 from heartbox.boxes import EDGES, HEART, clip_boxes, scale_boxes
 from heartbox.data.layouts import fault_of_box
+from heartbox.data.reading import unexpected_problem
 from heartbox.data.splits import TRAIN, UNUSED, VAL, split_by_patient
 from heartbox.data.store import BOX_COLUMNS, Prepared, ProcessedXRay, write_processed
-from heartbox.data.tables import ItemError, Problem
+from heartbox.data.tables import ItemError
 from heartbox.utils.atomic import complete_or_absent, keep_apart
+from heartbox.utils.parallel import failure_of
 from heartbox.xray.contrast import MIN_SIDE, fault_of_image, has_low_contrast
 from heartbox.xray.image import MAX_PIXELS, resize_xray
 from heartbox.xray.reader import as_xray
@@ -103,7 +105,12 @@ def _process(image: NpyImage, size: int) -> ProcessedXRay:
 
 
 def prepare_npy(
-    folder: str | Path, out: str | Path, size: int, seed: int = 0, validation_share: float = 0.2
+    folder: str | Path,
+    out: str | Path,
+    size: int,
+    seed: int = 0,
+    validation_share: float = 0.2,
+    log: str | Path | None = None,
 ) -> Prepared:
     """Turn a folder of ``.npy`` images into the processed folder that :class:`cardiac_dataset.CardiacDataset` serves.
 
@@ -118,6 +125,8 @@ def prepare_npy(
         Side of the square image, in pixels.
     seed, validation_share
         See :func:`heartbox.data.splits.split_by_patient`; without effect if the folders give the split.
+    log : path, optional
+        A file for the tracebacks of unexpected errors.
 
     Returns
     -------
@@ -142,7 +151,7 @@ def prepare_npy(
                 problems.append(error.problem(image.name))
                 continue
             except Exception as error:  # one image's fault stays that image's
-                problems.append(Problem(image.name, "error", f"cannot be read ({type(error).__name__}: {error})"))
+                problems.append(unexpected_problem(image.name, image.path, failure_of(error), log))
                 continue
             used.append(image)
             yield processed

@@ -1,6 +1,6 @@
 """Raw folders of X-rays: which layout a folder has, and which labelled films it holds.
 
-Recognises the layout (RSNA, CTR, phantom) and lists its films without opening their images. Knows files and boxes;
+Recognises the layout (RSNA, CTR, phantom) and lists its films without decoding their images. Knows files and boxes;
 no processed folder, no networks.
 """
 
@@ -18,6 +18,7 @@ from heartbox.boxes import box_areas, box_from_xywh, clip_boxes
 from heartbox.data.tables import Problem, read_table
 from heartbox.phantom import write_phantoms
 from heartbox.xray.header import PHANTOM_MANUFACTURER
+from heartbox.xray.reader import stated_shape
 
 RSNA_CSV = "rsna_heart_detection.csv"
 RSNA_IMAGES = "stage_2_train_images"
@@ -238,7 +239,9 @@ def _shown(folder: Path) -> str:
 
 
 def list_xrays(folder: str | Path) -> tuple[list[LabelledXRay], list[Problem]]:
-    """List the labelled X-rays of a raw folder, without opening their images.
+    """List the labelled X-rays of a raw folder, without decoding their images.
+
+    Headers are read only where boxes were drawn in an oblong frame, which must have the film's proportions.
 
     Returns
     -------
@@ -297,6 +300,8 @@ def _list_rsna(folder: Path, layout: str) -> tuple[list[LabelledXRay], list[Prob
             problems.append(Problem(name, "no image", f"labelled, but there is no {RSNA_IMAGES}/{name}.dcm"))
         elif fault:
             problems.append(Problem(name, "box", f"{where}: {fault}"))
+        elif fault := _fault_of_film(path, shape):
+            problems.append(Problem(name, "frame", f"{where}: {fault}"))
         else:
             films.append(LabelledXRay(name, layout, path, row, tuple(heart), thorax, shape))
         seen.setdefault(name, truth)
@@ -340,6 +345,12 @@ def fault_of_frame(frame: tuple[int, int], shape: tuple[int, int]) -> str:
         f"its box was drawn in a frame of {frame[1]} x {frame[0]} pixels (width x height), but the image has "
         f"{shape[1]} x {shape[0]}; are img_shape_x and img_shape_y swapped?"
     )
+
+
+def _fault_of_film(path: Path, frame: tuple[int, int]) -> str:
+    """Say why boxes drawn in an oblong frame cannot be those of a film, by its header; a square one fits every film."""
+    shape = None if frame[0] == frame[1] else stated_shape(path)
+    return fault_of_frame(frame, shape) if shape else ""
 
 
 def _list_ctr(folder: Path) -> tuple[list[LabelledXRay], list[Problem]]:

@@ -58,11 +58,28 @@ def read_each(
         if not isinstance(result, Failure):
             yield result
             continue
-        if log is not None:
-            with Path(log).open("a", encoding="utf-8") as file:
-                file.write(f"{item.name}: {result.message}\n{result.traceback}\n")
-        where = "" if log is None else f"; see {Path(log).name}"
-        yield Problem(item.name, "crash" if result.died else "error", _shorten(f"{result.message}{where}", item.path))
+        yield unexpected_problem(item.name, item.path, result, log)
+
+
+def unexpected_problem(name: str, path: Path, failure: Failure, log: str | Path | None = None) -> Problem:
+    """Return the problem of an item on which something failed that nobody expected; its traceback goes to the log.
+
+    Parameters
+    ----------
+    name, path
+        The item, and its file.
+    failure : Failure
+        What happened.
+    log : path, optional
+        A file to which the traceback is appended.
+    """
+    where = ""
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with Path(log).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{name}: {failure.message}\n{failure.traceback}\n")
+        where = f"; see {Path(log).name}"
+    return Problem(name, "crash" if failure.died else "error", _shorten(f"{failure.message}{where}", path))
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _answers(jobs: Sequence[FilmJob], answer: Callable[[FilmJob], Outcome], work
         if isinstance(outcome, Failure):
             name = printable(job.source.name)
             kind, way_out = ("crash", "Leave it out") if outcome.died else ("error", "Run it alone to see where")
-            problem = Problem(name, kind, f"{name}: no answer: {outcome.message}. {way_out}.")
+            problem = Problem(name, kind, f"no answer: {outcome.message}. {way_out}.")
             outcome = Outcome(name, problem=problem, tracebacks=outcome.traceback)
         yield outcome
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -43,24 +44,37 @@ FORMS = {
 NAMES, DATES = ("PatientName", "ReferringPhysicianName"), ("PatientBirthDate", "StudyDate")
 
 
-def source_header(path: str | Path) -> Dataset:
+class Source(NamedTuple):
+    """What a report copies from its source.
+
+    Attributes
+    ----------
+    header : Dataset
+        The elements of `REFERENCED`, `REQUIRED` (empty where unknown or malformed) and `OPTIONAL` (absent then), in the
+        character set ISO_IR 192; and the size of the image, its number of frames and whether text is burned into it.
+    note : str
+        Which identifiers are not the source's own, because those are not valid; "" where all are.
+    """
+
+    header: Dataset
+    note: str
+
+
+def source_header(path: str | Path) -> Source:
     """Read what a report needs of its source.
+
+    An identifier that is not valid is replaced by one derived from it, the same for all films that share it: archives
+    refuse a report with the original.
 
     Parameters
     ----------
     path : path
         A DICOM file.
 
-    Returns
-    -------
-    Dataset
-        The elements of `REFERENCED`, `REQUIRED` (empty where unknown or malformed) and `OPTIONAL` (absent then), in
-        the character set ISO_IR 192; and the size of the image and whether text is burned into it.
-
     Raises
     ------
     XRayError
-        If the file cannot be read, or has no valid identifiers that a report could refer to.
+        If the file cannot be read, or has no identifiers that a report could refer to.
     """
     try:
         source, _ = parse(Path(path).read_bytes(), notes=[])  # as the image was read, whatever bends the standard
@@ -72,16 +86,24 @@ def source_header(path: str | Path) -> Dataset:
         ) from error
     header = Dataset()
     header.SpecificCharacterSet = UNICODE
+    replaced = []
     for keyword in REFERENCED:
-        setattr(header, keyword, _uid(path, source, keyword))
+        uid = _uid(path, source, keyword)
+        replaced += [] if uid == text(source, keyword, upper=False) else [keyword]
+        setattr(header, keyword, uid)
     for keyword, longest in (REQUIRED | OPTIONAL).items():
         value = _valid(keyword, _first(source, keyword), longest)
         if value or keyword in REQUIRED:
             setattr(header, keyword, value or None)
     header.Rows, header.Columns = integer(source, "Rows"), integer(source, "Columns")
+    header.NumberOfFrames = max(integer(source, "NumberOfFrames"), 1)
     # Unless the source denies it there may be words in its pixels, and there are some in a picture made from it.
     header.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation") == "NO" else "YES"
-    return header
+    note = (
+        f"Not valid in the source, and replaced in the report by another UID: {', '.join(replaced)}. An archive may "
+        "list the report apart from the film."
+    )
+    return Source(header, note if replaced else "")
 
 
 def _first(source: Dataset, keyword: str) -> str:
@@ -94,12 +116,14 @@ def _first(source: Dataset, keyword: str) -> str:
 
 
 def _uid(path: str | Path, source: Dataset, keyword: str) -> str:
-    value = text(source, keyword)
+    value = text(source, keyword, upper=False)
     if not value:
         raise XRayError(f"{path}: has no {keyword}, so no report can refer to it. Give the original DICOM file.")
-    if not UID.fullmatch(value) or len(value) > LONGEST_UID:
+    if UID.fullmatch(value) and len(value) <= LONGEST_UID:
+        return value
+    if keyword == "SOPClassUID":
         raise XRayError(f"{path}: its {keyword} {value!r} is not a valid UID, so no report can refer to it.")
-    return value
+    return generate_uid(entropy_srcs=["heartbox", keyword, value])
 
 
 def _valid(keyword: str, value: str, longest: int) -> str:

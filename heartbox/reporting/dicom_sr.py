@@ -49,7 +49,8 @@ NO_UNIT = sr.CodedConcept("{ratio}", "UCUM", "ratio")
 def write_measurement_report(path: str | Path, source: str | Path, found: HeartDetection) -> Path:
     """Write the two widths and their ratio as a Comprehensive SR (TID 1500) that refers to the source image.
 
-    The notes of the answer (an AP view, a pixel spacing measured at the detector) are included as comments.
+    The notes of the answer (an AP view, a pixel spacing measured at the detector) are included as comments. Where the
+    source has several frames, the report refers to the first one, which is the one that was read.
 
     Parameters
     ----------
@@ -71,20 +72,21 @@ def write_measurement_report(path: str | Path, source: str | Path, found: HeartD
         If the source is not a DICOM image that can be referred to, if no heart was found, or if the answer has
         warnings.
     """
-    header = source_header(source)
+    header, note = source_header(source)
     if not found.has_heart:
         raise XRayError(f"{source}: no heart was found, so there is nothing to report.")
     if found.warnings:  # numbers in a report outlive the warning that stood beside them
         raise XRayError(f"{source}: the answer has warnings ({', '.join(found.warning_codes)}), so it is not reported.")
     with _refusing(source):
-        document = _report(header, found)
+        document = _report(header, found, note)
         with complete_or_absent(path) as part:
             document.save_as(part, enforce_file_format=True)
     return Path(path)
 
 
-def _report(header: Dataset, found: HeartDetection) -> sr.ComprehensiveSR:
-    image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID)
+def _report(header: Dataset, found: HeartDetection, note: str) -> sr.ComprehensiveSR:
+    first_of_several = [1] if header.NumberOfFrames > 1 else None
+    image = sr.SourceImageForRegion(header.SOPClassUID, header.SOPInstanceUID, first_of_several)
     algorithm = sr.AlgorithmIdentification(
         name=MANUFACTURER, version=__version__, parameters=[f"weights {found.weights or 'unknown'}"]
     )
@@ -101,8 +103,8 @@ def _report(header: Dataset, found: HeartDetection) -> sr.ComprehensiveSR:
         algorithm_id=algorithm,
         measurements=_measurements(found, image),
     )
-    for note in found.notes:
-        comment = sr.TextContentItem(codes.DCM.Comment, note, sr.RelationshipTypeValues.CONTAINS)
+    for remark in filter(None, [*found.notes, note]):
+        comment = sr.TextContentItem(codes.DCM.Comment, remark, sr.RelationshipTypeValues.CONTAINS)
         widths[0].ContentSequence.append(comment)
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
@@ -159,12 +161,14 @@ def write_secondary_capture(path: str | Path, source: str | Path, figure: Figure
     XRayError
         If the source is not a DICOM image that can be referred to.
     """
-    header = source_header(source)
+    header, note = source_header(source)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DOTS_PER_INCH, format="png")
     pixels = np.asarray(Image.open(buffer).convert("RGB"))
     with _refusing(source):
         capture = _capture(header, pixels, weights)
+        if note:
+            capture.ImageComments = note
         with complete_or_absent(path) as part:
             capture.save_as(part, enforce_file_format=True)
     return Path(path)
@@ -195,6 +199,8 @@ def _capture(header: Dataset, pixels: np.ndarray, weights: str) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = header.SOPClassUID
     reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if header.NumberOfFrames > 1:
+        reference.ReferencedFrameNumber = 1
     reference.PurposeOfReferenceCodeSequence = [
         sr.CodedConcept("121322", "DCM", "Source image for image processing operation")
     ]

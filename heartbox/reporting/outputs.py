@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from heartbox.data.tables import Problem
 from heartbox.inference.archive import FilmJob, Outcome
 from heartbox.reporting.export import table_row, write_report
+from heartbox.utils.temporary import NoTemporaryFolder
 from heartbox.xray.errors import XRayError, one_line, printable
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Outputs:
             with job.source.file() as path:
                 return self._answer(job, name, path)
         except XRayError as error:
-            return Outcome(name, problem=Problem(name, "unreadable", str(error)))
+            return Outcome(name, problem=Problem(name, "unreadable", _reason(error, name, job.source.path)))
+        except NoTemporaryFolder as error:
+            return Outcome(name, fatal=str(error))
         except OSError as error:
             if error.errno in DISK_FAULTS:
                 return Outcome(name, fatal=f"{error.filename or 'a file'}: cannot be written ({error.strerror})")
@@ -96,12 +99,16 @@ class Outputs:
                 try:
                     _write_dicom(kind, wanted[kind], path, found, detector)
                 except XRayError as error:  # a picture file, say: the answer stands, its report cannot be written
-                    refused[kind] = str(error).replace(printable(path), name)  # a member of a zip lies elsewhere
+                    refused[kind] = _reason(error, name, path)
                 except OSError:
                     raise
                 except Exception as error:
-                    refused[kind] = f"{name}: {type(error).__name__}: {one_line(error)}"
+                    refused[kind] = f"{type(error).__name__}: {one_line(error)}"
                     tracebacks.append(traceback.format_exc())
+        if {"sr", "sc"} & wanted.keys() - refused.keys():
+            from heartbox.reporting.dicom_source import source_header
+
+            row["notes"] = " ".join(filter(None, [row["notes"], source_header(path).note]))
         if refused:
             why = " ".join(dict.fromkeys(refused.values()))
             row["notes"] = " ".join(filter(None, [row["notes"], f"No DICOM report: {why}"]))
@@ -124,8 +131,13 @@ def _write_dicom(kind: str, target: Path, source: Path, found: HeartDetection, d
         plt.close(figure)
 
 
+def _reason(error: XRayError, name: str, path: Path) -> str:
+    """Return an error without the name of its film, which stands beside it wherever it is shown."""
+    return str(error).removeprefix(f"{name}: ").removeprefix(f"{printable(path)}: ")
+
+
 def _unexpected(name: str, error: Exception) -> Outcome:
-    reason = f"{name}: unexpected {type(error).__name__}: {one_line(error)}. With --log FILE the traceback is kept."
+    reason = f"unexpected {type(error).__name__}: {one_line(error)}. With --log FILE the traceback is kept."
     return Outcome(name, problem=Problem(name, "error", reason), tracebacks=traceback.format_exc())
 
 

@@ -66,7 +66,7 @@ class _Guarded(Generic[Job, Result]):
         try:
             return self.function(job)
         except Exception as error:
-            return _failure(error)
+            return failure_of(error)
 
 
 def parallel_map(
@@ -139,7 +139,7 @@ def _run(
             except Exception as error:  # the result cannot be pickled, for instance
                 if not keep_going:
                     raise
-                yield _failure(error)
+                yield failure_of(error)
                 running.popleft()
     except BaseException:  # an interrupt, an exception of a job, or a caller that stops early
         pool.shutdown(wait=False, kill_workers=True)
@@ -174,12 +174,13 @@ def _run_apart(function: Callable[[Job], Result], running: Sequence[tuple[Job, F
                 pool = None
                 yield Failure(DIED, died=True)
             except Exception as error:
-                yield _failure(error)
+                yield failure_of(error)
     finally:
         if pool is not None:
             pool.shutdown(wait=False, kill_workers=True)
 
 
-def _failure(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
+    """Return what a job's exception says, and its traceback."""
     words = " ".join(str(error).split())
     return Failure(f"{type(error).__name__}: {words}", "".join(traceback.format_exception(error)))

@@ -13,9 +13,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
+from heartbox.utils.temporary import writing_temporary_files
 from heartbox.xray.codestream import EOI
 
 # What libjpeg says, inside OpenCV and Pillow, of data it could only guess at; and OpenJPEG.
@@ -53,7 +55,7 @@ def _listen() -> Iterator[list[str]]:
     except (OSError, ValueError, AttributeError):  # a program without a standard error
         yield lines
         return
-    with tempfile.TemporaryFile() as caught:
+    with _scratch_file() as caught:
         os.dup2(caught.fileno(), 2)
         try:
             yield lines
@@ -63,6 +65,14 @@ def _listen() -> Iterator[list[str]]:
             caught.seek(0)
             said = caught.read().decode("utf-8", "replace").splitlines()
             lines += [line.strip() for line in said if DAMAGE.search(line)]
+
+
+def _scratch_file() -> BinaryIO:
+    """Return a file for what decoders say: in memory where the system has such files, because a disk may be full."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("decoder-messages"), "w+b")
+    with writing_temporary_files():
+        return tempfile.TemporaryFile()
 
 
 def is_cut_off(data: bytes, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> bool:

@@ -83,7 +83,7 @@ def read_picture(path: Path, data: bytes) -> XRay:
 def _picture(path: Path, kind: str, pixels: np.ndarray, frames: int, inverted: bool, notes: list[str]) -> XRay:
     """Scale grey pixels of any type to [0, 1]."""
     if frames > 1:
-        notes.append(f"First page of {frames} read.")
+        notes.append(f"First page of {frames} read. To have the others answered, save each as a file of its own.")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise XRayError("the picture holds NaN or infinite values. Save it as a 16-bit PNG.")
     bits = 8 * pixels.dtype.itemsize

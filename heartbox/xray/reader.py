@@ -7,6 +7,7 @@ This module knows nothing of hearts, boxes or networks; what it cannot read for 
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import stat
 import warnings
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from heartbox.xray.contrast import is_flat
 from heartbox.xray.damage import SURPLUS, decoder_messages
 from heartbox.xray.dicom import read_dicom
 from heartbox.xray.errors import XRayError, one_line
+from heartbox.xray.header import integer
 from heartbox.xray.image import XRay
+from heartbox.xray.parse import parse
 from heartbox.xray.picture import TIFF_BEGINNINGS, is_jsrt, read_jsrt, read_picture
 
 DICOM_ENDINGS = (".dcm", ".dicom")
@@ -107,6 +111,25 @@ def _read_any(path: Path, data: bytes) -> XRay:
         ) from error
 
 
+def stated_shape(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Return the rows and columns that a file states, without decoding it; None where it states none that is usable.
+
+    That is a check of a label, say, at the cost of a header. What is really in the file, `load_xray` tells.
+    """
+    try:
+        path, data = _read_bytes(path)
+        if data.startswith(PICTURE_BEGINNINGS) and data[128:132] != b"DICM":
+            with Image.open(io.BytesIO(data)) as picture:
+                return picture.height, picture.width
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header, _ = parse(data, notes=[])
+        shape = integer(header, "Rows"), integer(header, "Columns")
+    except Exception:  # garbled headers fail in many ways, which reading the film reports
+        return None
+    return shape if min(shape) > 0 else None
+
+
 def is_xray_file(path: str | os.PathLike) -> bool:
     """Tell cheaply whether a path looks like an X-ray: by its ending, else by its first bytes.
 
@@ -157,7 +180,7 @@ def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
     except FileNotFoundError:
         raise XRayError(f"{path}: there is no such file. Check the spelling and the folder.") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise XRayError(f"{path!r}: this path cannot be opened ({one_line(error)}). Check it.") from error
+        raise XRayError(f"{path}: this path cannot be opened ({one_line(error)}). Check it.") from error
     if stat.S_ISDIR(status.st_mode):
         raise XRayError(f"{path}: this is a folder. Name one file in it.")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from heartbox.utils.temporary import FULL, writing_temporary_files
 from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import MAX_FILE_BYTES
 
@@ -57,6 +58,8 @@ class XRaySource:
         ------
         XRayError
             If there is an `error`, or the member cannot be unpacked.
+        NoTemporaryFolder
+            If there is no place to unpack it to.
         """
         if self.error:
             raise XRayError(f"{self.name}: {self.error}")
@@ -76,6 +79,9 @@ class XRaySource:
             except XRayError:
                 raise
             except Exception as error:  # damaged, encrypted, of an unknown compression: zipfile has one for each
+                if isinstance(error, OSError) and error.errno in FULL:
+                    with writing_temporary_files():
+                        raise
                 raise XRayError(f"{self.name}: cannot be unpacked ({error}). Unpack the archive by hand.") from error
             try:
                 yield unpacked
@@ -90,8 +96,10 @@ def temporary_folder() -> Iterator[Path]:
     A patient's film must not stay behind. A folder is in use for as long as the file in it that is kept open can be
     locked by nobody else, which the system ends with the process, however that ends.
     """
-    _remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name:
+    with writing_temporary_files():
+        _remove_abandoned()
+        temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
+    with temporary as name:
         folder = Path(name)
         with (folder / IN_USE).open("wb") as mark:
             _lock(mark)

@@ -109,7 +109,9 @@ def read_stored(header: Dataset, pixels: PixelElement, notes: list[str]) -> Stor
         present = max(frames, 1)
     if frames > 1 or present > 1:
         differs = f" (Number of Frames is {frames or 'missing'})" if present != max(frames, 1) else ""
-        notes.append(f"First frame of {present} read{differs}.")
+        notes.append(
+            f"First frame of {present} read{differs}. To have the others answered, save each as a file of its own."
+        )
     if found.words.ndim == 3:
         bits = found.stored if int(found.words.max()) < 2**found.stored else found.width
         return StoredImage(found.words, photometric, bits, None, damage)

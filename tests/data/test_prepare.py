@@ -249,6 +249,9 @@ def test_a_frame_with_width_and_height_swapped(tmp_path):
     table.loc[[0, 1], ["img_shape_x", "img_shape_y"]] = [168, 224]  # swapped: the films are wider than high
     table.loc[2, ["img_shape_x", "img_shape_y"]] = [224, 168]
     table.to_csv(tmp_path / "raw" / RSNA_CSV, index=False)
+    films, problems = list_xrays(tmp_path / "raw")
+    assert [film.name for film in films] == ["film-2", "film-3", "film-4", "film-5"]
+    assert [(one.name, one.kind) for one in problems] == [("film-0", "frame"), ("film-1", "frame")]
     skipped = run(tmp_path / "raw", tmp_path / "out").skipped
     assert skipped[["name", "kind"]].to_numpy().tolist() == [["film-0", "frame"], ["film-1", "frame"]]
     assert "swapped?" in skipped["reason"][0]

@@ -42,7 +42,7 @@ def test_a_film_that_ends_its_process_costs_itself_alone(tmp_path):
     assert [outcome.problem.kind if outcome.problem else None for outcome in outcomes] == [None] * 3 + ["crash"] + [
         None
     ] * 2
-    assert jobs[3].source.name in outcomes[3].problem.reason
+    assert str(outcomes[3].problem).startswith(f"{jobs[3].source.name}: no answer: ")
 
 
 def test_the_journal_gives_back_what_was_noted_for_the_same_film_and_weights(tmp_path):

@@ -185,18 +185,48 @@ def test_names_in_any_character_set_are_copied_as_unicode(weights, film, tmp_pat
 
 @pytest.mark.parametrize("uid", ["1.02.3", "1.2.abc", "1." + "2" * 70])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_source_whose_identifiers_no_archive_takes_is_refused(weights, film, tmp_path, uid, monkeypatch):
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_identifiers_that_no_archive_takes_are_replaced(weights, film, tmp_path, keyword, uid, monkeypatch):
     monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
     source = pydicom.dcmread(film)
-    source.StudyInstanceUID = uid
+    setattr(source, keyword, uid)
     source.save_as(tmp_path / "film.dcm")
     found = HeartDetector.from_weights(weights).detect(film)
-    with pytest.raises(XRayError, match="StudyInstanceUID .* is not a valid UID"):
-        write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found)
+    reports = [
+        pydicom.dcmread(write_measurement_report(tmp_path / f"{i}.dcm", tmp_path / "film.dcm", found)) for i in (0, 1)
+    ]
+    assert reports[0].StudyInstanceUID == reports[1].StudyInstanceUID  # films of one study stay together
+    assert (reports[0].StudyInstanceUID == source.StudyInstanceUID) == (keyword != "StudyInstanceUID")
+    capture = pydicom.dcmread(
+        write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", draw_detection(found))
+    )
+    assert capture.StudyInstanceUID == reports[0].StudyInstanceUID
+    assert capture.ImageComments.startswith("Not valid in the source, and replaced")
+    assert f"another UID: {keyword}. " in capture.ImageComments
+    for written in (*reports, capture):
+        uids = [one.value for one in written.iterall() if one.VR == "UI"]
+        assert uid not in uids
+        assert all(value.is_valid for value in uids)
+    assert capture.ImageComments in [one.value for one in reports[0].iterall() if one.keyword == "TextValue"]
+
+
+def test_a_report_about_a_film_of_several_frames_means_the_first(weights, film, tmp_path):
+    source = pydicom.dcmread(film)
+    source.NumberOfFrames, source.PixelData = 3, source.PixelData * 3
+    source.save_as(tmp_path / "film.dcm")
+    found = HeartDetector.from_weights(weights).detect(tmp_path / "film.dcm")
+    assert any("First frame of 3 read. To have the others answered" in note for note in found.notes)
+    report = pydicom.dcmread(write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found))
+    frames = [one.value for one in report.iterall() if one.keyword == "ReferencedFrameNumber"]
+    assert frames and set(frames) == {1}
+    capture = pydicom.dcmread(
+        write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", draw_detection(found))
+    )
+    assert capture.SourceImageSequence[0].ReferencedFrameNumber == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tmp_path):
+def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tmp_path, capsys):
     folder = tmp_path / "films"
     folder.mkdir()
     source = pydicom.dcmread(film)
@@ -213,6 +243,7 @@ def test_a_header_that_cannot_be_copied_costs_its_report_alone(weights, film, tm
     )
     notes = pd.read_csv(tmp_path / "t.csv")["notes"].fillna("")
     assert notes.str.contains("No DICOM report: .*header cannot be copied").tolist() == [True, False, True]
-    assert "c.zip/inside.dcm: its header" in notes[2]
+    assert "No DICOM report: its header" in notes[2]  # the film is named in the same row, the temporary file nowhere
+    assert "c.zip/inside.dcm: its header" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "sr").iterdir()] == ["00002-b.dcm"]
     assert not plt.get_fignums()  # hundreds of films would fill the memory

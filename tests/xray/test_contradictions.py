@@ -206,7 +206,7 @@ def test_one_frame_in_many_fragments_and_the_first_of_several_frames(film, load,
     ds.PixelData, ds.NumberOfFrames = encapsulate([frame, frame, frame]), 3
     read = load(ds)
     np.testing.assert_array_equal(read.image, good.image)
-    assert "First frame of 3 read." in read.notes
+    assert "First frame of 3 read. To have the others answered, save each as a file of its own." in read.notes
 
 
 @names

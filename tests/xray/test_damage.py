@@ -1,11 +1,14 @@
 """Compressed pixels that are damaged although their decoder says nothing."""
 
+import errno
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from films import RAMP, jpeg_film, make
 
+from heartbox.utils.temporary import NoTemporaryFolder
 from heartbox.xray.errors import XRayError
 from heartbox.xray.reader import load_xray
 
@@ -35,3 +38,14 @@ def test_reading_in_threads_gives_standard_error_back(tmp_path, capfd):
     assert capfd.readouterr().err == ""
     os.write(2, b"still here")
     assert capfd.readouterr().err == "still here"
+
+
+def test_decoders_are_heard_where_no_temporary_file_can_be_written(load, monkeypatch):
+    """A full disk must not let a film through whose pixels are cut off."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    if hasattr(os, "memfd_create"):
+        with pytest.raises(XRayError, match="cut off"):
+            load(jpeg_film(lambda frame: frame[: len(frame) * 2 // 3])[0])
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with pytest.raises(NoTemporaryFolder, match="full. Free some space there, or name another folder in .* TMPDIR"):
+        load(jpeg_film()[0])

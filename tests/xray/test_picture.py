@@ -90,7 +90,8 @@ def test_white_is_zero_tiff(tmp_path, dtype):
 def test_pages_rotation_and_floats_are_noted(tmp_path):
     grey = Image.fromarray(np.array([[0, 51, 255]], np.uint8))
     grey.save(tmp_path / "pages.tif", save_all=True, append_images=[grey, grey])
-    assert load_xray(tmp_path / "pages.tif").notes == ("First page of 3 read.",)
+    (note,) = load_xray(tmp_path / "pages.tif").notes
+    assert note == "First page of 3 read. To have the others answered, save each as a file of its own."
     exif = Image.Exif()
     exif[0x0112] = 6
     grey.save(tmp_path / "turned.jpg", exif=exif)
@@ -138,7 +139,7 @@ def test_compressed_inverted_and_paged_tiffs(tmp_path, phantom_pixels):
     tifffile.imwrite(tmp_path / "film.tif", [grey, 0 * grey], compression="zlib", photometric="miniswhite")
     film = load_xray(tmp_path / "film.tif")
     np.testing.assert_allclose(film.image, 1 - grey, atol=1e-6)
-    assert film.notes == ("First page of 2 read.",)
+    assert film.notes == ("First page of 2 read. To have the others answered, save each as a file of its own.",)
 
 
 def test_tiffs_that_are_not_known_are_not_called_damaged_only(tmp_path):

@@ -18,7 +18,7 @@ def test_first_frame_of_several(load):
     ds = make(RAMP, NumberOfFrames=3, PixelData=frames.tobytes())
     film = load(ds)
     np.testing.assert_allclose(film.image, RAMP / 4095, atol=1e-6)
-    assert film.notes == ("First frame of 3 read.",)
+    assert film.notes == ("First frame of 3 read. To have the others answered, save each as a file of its own.",)
 
 
 def test_colour_becomes_grey(load):

@@ -165,10 +165,14 @@ def test_an_exception_nobody_expected_costs_one_volume(tmp_path, monkeypatch):
 
     read_pair = layouts.read_pair
     monkeypatch.setattr(layouts, "read_pair", read)
-    volumes, problems = load_volumes(folder)
+    volumes, problems = load_volumes(folder, log=tmp_path / "logs" / "log.txt")
     assert [volume.name for volume in volumes] == ["la_000", "la_002", "la_003"]
     assert [(problem.name, problem.kind) for problem in problems] == [(FIRST, "error")]
-    assert "ZeroDivisionError: a bug of a library" in problems[0].reason
+    assert problems[0].reason == "ZeroDivisionError: a bug of a library; see log.txt"
+    logged = (tmp_path / "logs" / "log.txt").read_text()
+    assert logged.startswith(f"{FIRST}: ZeroDivisionError")
+    assert "Traceback" in logged
+    assert load_volumes(folder)[1][0].reason == "ZeroDivisionError: a bug of a library"
 
 
 def test_what_dataset_json_names_must_be_there(tmp_path):

@@ -116,11 +116,12 @@ def test_any_exception_of_a_film_stays_its_problem(tmp_path, monkeypatch):
         return read_film(film, size, even)
 
     monkeypatch.setattr(data, "read_film", failing)
-    made = prepare_quietly(folder, tmp_path / "out", size=32)
+    made = prepare_quietly(folder, tmp_path / "out", size=32, log=tmp_path / "log.txt")
     assert len(made.films) == 25
     (problem,) = made.problems.itertuples(index=False)
     assert (problem.name, problem.kind) == ("3.png", "error")
     assert "a film of 10 GB" in problem.reason
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
 
 
 def test_contrast_is_normalised_as_for_the_heart_weights(tmp_path):

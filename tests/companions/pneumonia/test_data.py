@@ -123,11 +123,12 @@ def test_any_exception_of_a_film_stays_its_problem(rsna, monkeypatch):
         return read_film(film, size, even)
 
     monkeypatch.setattr(data, "_read_film", failing)
-    prepared = prepare_quietly(rsna, rsna / "out", size=32)
+    prepared = prepare_quietly(rsna, rsna / "out", size=32, log=rsna / "log.txt")
     assert prepared.labels["name"].tolist() == list("abdefgh")
     (problem,) = prepared.problems.itertuples(index=False)
     assert (problem.name, problem.kind) == ("c", "error")
     assert "a film of 10 GB" in problem.reason
+    assert "Traceback" in (rsna / "log.txt").read_text()
 
 
 def test_a_box_over_the_border_by_rounding_is_clipped(rsna):

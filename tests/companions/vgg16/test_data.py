@@ -181,10 +181,11 @@ def test_an_exception_nobody_expected_costs_one_image(tmp_path, monkeypatch):
     raw, resize_xray = write_npy_folder(tmp_path / "raw"), data.resize_xray
     marked = read_npy(raw / "images" / "film3.npy")[0, 0]
     monkeypatch.setattr(data, "resize_xray", resize)
-    done = prepare_npy(raw, tmp_path / "out", 32)
+    done = prepare_npy(raw, tmp_path / "out", 32, log=tmp_path / "log.txt")
     assert len(done.labels) == 7
     assert done.skipped[["name", "kind"]].to_numpy().tolist() == [["film3", "error"]]
-    assert "ZeroDivisionError: a bug" in done.skipped["reason"][0]
+    assert done.skipped["reason"][0] == "ZeroDivisionError: a bug; see log.txt"
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
 
 
 def test_slightly_over_the_border_is_rounding(tmp_path):
