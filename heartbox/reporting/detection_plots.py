@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from heartbox.boxes import EDGE_NAMES, is_vertical
-from heartbox.reporting.plots import draw_box, image_grid, plain_text, show_xray
+from heartbox.reporting.plots import draw_box, for_drawing, image_grid, plain_text, show_xray
 from heartbox.reporting.style import CHEST, DARK_OUTLINE, EVIDENCE_MAP, PREDICTION, TEXT, WIDTH
 
 if TYPE_CHECKING:
@@ -112,14 +112,15 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
     figure, axes = image_grid(4, columns=2, side=WIDTH / 2, aspect=rows / columns, titles=True)
     for edge, ax in enumerate(axes):
         show_xray(ax, found.xray.image, f"{EDGE_NAMES[edge]}: {found.heart[edge]:.0f} px")
-        strength = np.abs(maps[edge]).max() or 1.0
+        evidence = for_drawing(maps[edge])
+        evidence = evidence / (np.abs(evidence).max() or 1.0)
         # Faint evidence is transparent, so that the film stays readable where there is none.
         picture = ax.imshow(
-            maps[edge] / strength,
+            evidence,
             cmap=EVIDENCE_MAP,
             vmin=-1,
             vmax=1,
-            alpha=0.85 * np.abs(maps[edge]) / strength,
+            alpha=0.85 * np.abs(evidence),
             extent=(0, columns, rows, 0),
         )
         _draw_border(ax, edge, found.heart[edge])

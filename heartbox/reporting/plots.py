@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,14 +23,25 @@ from heartbox.boxes import EDGES_PER_BOX
 from heartbox.reporting.style import CHEST, LABEL, PREDICTION, TRAINING_COLOUR, WIDTH
 from heartbox.utils.atomic import complete_or_absent
 
+LARGEST_DRAWN = 1600  # pixels a side; a page is some 900 wide
+
 
 def show_xray(ax: Axes, image: NDArray, title: str = "") -> None:
     """Show an image in [0, 1], shape (rows, columns), with bone bright and its pixel borders on whole numbers."""
     rows, columns = image.shape
     # The extent makes box coordinates and picture agree: pixel 0 reaches from 0 to 1, not from -0.5 to 0.5.
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
+    ax.imshow(for_drawing(image), cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
     ax.set(xticks=[], yticks=[], xlim=(0, columns), ylim=(rows, 0))
     ax.set_title(plain_text(title))
+
+
+def for_drawing(image: NDArray) -> NDArray:
+    """Shrink an image that is larger than any page: matplotlib copies what it draws some ten times."""
+    factor = LARGEST_DRAWN / max(image.shape)
+    if factor >= 1:
+        return image
+    rows, columns = (max(1, round(side * factor)) for side in image.shape)
+    return cv2.resize(np.asarray(image, np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def draw_box(ax: Axes, box: Sequence[float], colour: str, name: str | None = None, dashed: bool = False) -> None:

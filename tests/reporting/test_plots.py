@@ -1,5 +1,6 @@
 """Pictures that everybody can read: narrow enough for a page, text large enough, colours told apart by everyone."""
 
+import dataclasses
 import itertools
 
 import cv2
@@ -14,7 +15,7 @@ from PIL import Image
 from heartbox.inference.quality_checks import QualityFlag
 from heartbox.inference.result import HeartDetection
 from heartbox.reporting.detection_plots import draw_attention, draw_detection, draw_evidence
-from heartbox.reporting.plots import draw_histograms, image_grid, page_of_xrays, save_gif
+from heartbox.reporting.plots import LARGEST_DRAWN, draw_histograms, image_grid, page_of_xrays, save_gif
 from heartbox.reporting.style import CHEST, LABEL, PREDICTION, TEXT, WIDTH
 from heartbox.reporting.training_plots import TrainingAnimation, draw_distributions, draw_history, draw_reliability
 from heartbox.xray.reader import as_xray
@@ -153,3 +154,16 @@ def test_the_last_picture_of_a_gif_may_be_shown_longer(tmp_path):
             gif.seek(frame)
             durations.append(gif.info["duration"])
     assert durations == [120, 900]
+
+
+def test_a_large_film_is_shrunk_before_it_is_drawn(found, tmp_path):
+    """Matplotlib's copies of 49 million pixels filled eight gigabytes."""
+    small = found.xray.image
+    large = dataclasses.replace(found, xray=dataclasses.replace(found.xray, image=np.kron(small, np.ones((9, 9)))))
+    figure = draw_evidence(large, np.ones((4, *large.xray.image.shape), np.float32))
+    drawn = [picture for ax in figure.axes for picture in ax.images]
+    assert max(max(picture.get_array().shape) for picture in drawn) == LARGEST_DRAWN < max(large.xray.image.shape)
+    rows, columns = large.xray.image.shape
+    assert all(picture.get_extent() == [0, columns, rows, 0] for picture in drawn)  # boxes stay where they are
+    figure = draw_detection(large)
+    assert max(figure.axes[0].images[0].get_array().shape) == LARGEST_DRAWN
