@@ -19,7 +19,8 @@ CTR_RANGE = (0.38, 0.70)
 class Subject:
     """Everything that varies from film to film; lengths in mm, angles in degrees.
 
-    The same `Subject` always gives the same image. Two films of one patient share the fields under "The patient".
+    The same `Subject` always gives the same image. Two films of one patient share the fields under "The patient",
+    but for those that `make_ill` changes.
     """
 
     seed: int

@@ -1,6 +1,7 @@
 """Ill phantoms: opacities hide borders and leave boxes and masks alone; what changes the anatomy changes them too."""
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from heartbox.phantom.anatomy import LEFT, RIGHT
 from heartbox.phantom.body import build
 from heartbox.phantom.burnt_in import burn_in
 from heartbox.phantom.illness import DEVICES, OPACITY_KINDS, Illness, Opacity
-from heartbox.phantom.opacity import ACROSS, CELLS, opacity_map
+from heartbox.phantom.opacity import ACROSS, CELLS, hidden_sides, opacity_map
 
 SIZE = 256
 CALM = sample_subject(0, 5)  # PA, level, without devices
@@ -142,13 +143,17 @@ def test_a_swaying_trunk_takes_masks_boxes_and_image_along():
 
 
 def test_ill_patients_of_a_ward():
-    """On 200 subjects: every ratio as asked for, heart and lungs within the film, all kinds there, often hidden."""
+    """On 200 subjects: every ratio as asked for, heart and lungs within the film, all kinds there, borders hidden."""
     subjects = [make_ill(sample_subject(1, index)) for index in range(200)]
+    hidden = Counter()
     for subject in subjects:
         heart, thorax = boxes(subject, 224)
         assert (heart[2] - heart[0]) / (thorax[2] - thorax[0]) == pytest.approx(subject.ctr, abs=2e-3)
         assert thorax[0] < heart[0] < heart[2] < thorax[2]
         assert thorax.min() >= 0 and thorax.max() <= 224
+        body = build(subject, 224)
+        hidden.update(hidden_sides(body, opacity_map(subject, body)))
+    assert all(0.1 < hidden[name] / len(subjects) < 0.4 for name in ("x_min", "x_max"))
     opacities = [each for subject in subjects for each in subject.illness.opacities]
     assert {each.kind for each in opacities} == set(OPACITY_KINDS)
     assert {name for subject in subjects for name in subject.illness.devices} == set(DEVICES)
