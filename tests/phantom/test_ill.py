@@ -179,3 +179,19 @@ def test_an_ill_film_in_dicom_is_another_film_than_the_healthy_one():
         assert written[level].value != other[level].value
     assert written.PatientID == other.PatientID
     assert written.BurnedInAnnotation == ("YES" if ill.illness.text else "NO")
+
+
+@pytest.mark.parametrize(
+    ("index", "heart", "thorax", "grey"),
+    [
+        (0, (100.5066, 88.0701, 190.3634, 167.2872), (35.1169, 28.0229, 220.1648, 198.0089), (0.48924, 0.29775)),
+        (5, (106.0398, 89.2783, 207.1097, 172.7653), (35.4674, 27.2259, 240.4104, 200.5079), (0.67262, 0.28135)),
+        (6, (88.7997, 75.5281, 217.872, 161.081), (25.0293, 20.1534, 236.9588, 179.3418), (0.56777, 0.25195)),
+    ],
+)
+def test_healthy_films_are_those_on_which_the_committed_results_rest(index, heart, thorax, grey):
+    """Boxes and greys from before phantoms could be ill; a change to them makes every committed figure stale."""
+    film = healthy(sample_subject(0, index))
+    np.testing.assert_allclose(film.heart, heart, atol=1e-3)
+    np.testing.assert_allclose(film.thorax, thorax, atol=1e-3)
+    np.testing.assert_allclose((film.image.mean(), film.image.std()), grey, atol=1e-4)
