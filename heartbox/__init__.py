@@ -1,8 +1,8 @@
 """Heartbox: find the heart in a chest X-ray and show why."""
 
 import importlib
-import os
-import sys
+
+from heartbox.utils.threads import let_threads_sleep
 
 __version__ = "0.2.0"
 __all__ = ["HeartDetector", "XRayError", "read_xray"]
@@ -13,12 +13,8 @@ _HOMES = {
     "XRayError": "heartbox.xray.errors",
     "read_xray": "heartbox.xray.reader",
 }
-_WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
-# torch's threads wait for their next task in a loop that keeps a core busy, so two programs on one machine would take
-# each other's time. Asleep they cost nothing. OpenMP reads this once, when torch is loaded.
-if "torch" not in sys.modules and not any(name in os.environ for name in _WAIT_SETTINGS):
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+let_threads_sleep()
 
 
 def __getattr__(name: str):

@@ -411,25 +411,6 @@ def test_help_and_version_load_nothing(capsys):
     assert heartbox.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("before", "setting", "after"),
-    [
-        ("", {}, "PASSIVE"),
-        ("import torch;", {}, None),
-        ("", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
-        ("", {"GOMP_SPINCOUNT": "9"}, None),
-    ],
-)
-def test_how_threads_wait_is_set_before_torch_unless_the_user_did(before, setting, after):
-    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    environment = {name: value for name, value in os.environ.items() if name not in ours} | setting
-    code = f"{before}import os, heartbox; print(os.environ.get('OMP_WAIT_POLICY'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip() == str(after)
-
-
 def test_no_place_for_temporary_files(weights, films, tmp_path, capsys, monkeypatch):
     """A zip's members are unpacked there: one sentence names the folder and the way out."""
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 from loky import ProcessPoolExecutor, get_reusable_executor
@@ -31,8 +31,6 @@ WORKER_ENVIRONMENT = {
     # loky takes a process that grows by 300 MB for a memory leak, restarts it and warns. Importing torch is enough.
     "LOKY_MAX_MEMORY_LEAK_SIZE": "2e9",
 }
-# The processes share the cores already, so OpenCV starts no threads of its own in each.
-WORKERS = {"initializer": cv2.setNumThreads, "initargs": (1,), "env": WORKER_ENVIRONMENT}
 DIED = "it ended the whole process: an abort in a library, or too little memory"
 IDLE_SECONDS = 20  # an idle process waits this long for the next call before it ends
 
@@ -147,7 +145,14 @@ def _run(
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    return get_reusable_executor(processes, timeout=IDLE_SECONDS, **WORKERS)
+    return get_reusable_executor(processes, timeout=IDLE_SECONDS, **_settings(processes))
+
+
+def _settings(processes: int) -> dict[str, Any]:
+    """Return how worker processes start: several share the cores, so that none starts as many threads as there are."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    environment = WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": threads}
+    return {"initializer": cv2.setNumThreads, "initargs": (1,), "env": environment}
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future:
@@ -167,7 +172,7 @@ def _run_apart(function: Callable[[Job], Result], running: Sequence[tuple[Job, F
             if future.done() and not future.cancelled() and future.exception() is None:
                 yield future.result()
                 continue
-            pool = pool or ProcessPoolExecutor(1, **WORKERS)
+            pool = pool or ProcessPoolExecutor(1, **_settings(1))
             try:
                 yield pool.submit(function, job).result()
             except TerminatedWorkerError:

@@ -82,3 +82,14 @@ def test_scripts_need_no_main_guard(tmp_path):
             [sys.executable, *arguments], input=SCRIPT, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert (run.stdout, run.stderr) == ("once\n[0, 1, 4, 9]\n", "")
+
+
+def openmp_threads(_: int) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("", str(max(1, (os.cpu_count() or 1) // 2))), ("3", "3")])
+def test_processes_share_the_cores_unless_the_user_says_how(monkeypatch, chosen, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    seen = parallel_map(openmp_threads, range(4), "", processes=2, progress=False)
+    assert set(seen) == {expected}
