@@ -15,7 +15,6 @@ SAME_GREY = 0.02  # as a share of the film's range of greys: those that differ b
 STANDS_OUT = 0.012  # as a share of that range, from a line's median: pixels that differ by more are marks, not noise
 SMALL_MARK = 0.03  # of a line's length: the longest mark that is taken off with a border
 FEW_MARKS = 0.15  # of a line's length: all marks of a line together
-SPARSE = 0.5  # of a line's length: text and stamps cover less, a body covers more
 LOOK_AHEAD = 0.1  # of all lines: how deep text and stamps may go before the plain border goes on behind them
 GOES_ON = 0.01  # of all lines: how deep the border behind them must be
 SAMPLES = 256  # pixels of a line that are looked at in the search for marks
@@ -101,24 +100,36 @@ def _inside(image: NDArray) -> Window:
     """Find what is inside all plain borders, however small it is; it is empty if there is nothing."""
     # A white page around a dark film widens the range of greys, so what is exactly plain comes off before the
     # range is measured.
-    before, window = None, _peel(image, Window.whole(image.shape), lambda lines: _count_plain(lines, 0.0))
+    before, window = (
+        None,
+        _peel(image, Window.whole(image.shape), lambda lines, taken: _count_plain(lines[taken:], 0.0)),
+    )
     while window != before and min(window.shape) > 0:
         before, span = window, _range(window.of(image))
-        window = _peel(image, window, lambda lines, span=span: _count_plain(lines, SAME_GREY * span))
-        window = _peel(image, window, lambda lines, span=span: _count_marked(lines, STANDS_OUT * span))
+        window = _peel(image, window, lambda lines, taken, span=span: _count_plain(lines[taken:], SAME_GREY * span))
+        window = _peel(image, window, lambda lines, taken, span=span: _count_marked(lines, taken, STANDS_OUT * span))
     return window
 
 
-def _peel(image: NDArray, window: Window, count: Callable[[NDArray], int]) -> Window:
-    """Take off each side the lines that `count` finds there, seen from outside, until it finds no more."""
+def _peel(image: NDArray, window: Window, count: Callable[[NDArray, int], int]) -> Window:
+    """Take lines off each side until `count` finds no more there.
+
+    It is given all lines of a side from the outside in, as far as the other two sides reach, and how many are off.
+    """
     before = None
     while window != before:
         before = window
         for side in ("top", "bottom", "left", "right"):
             if min(window.shape) < 1:
                 return window
-            lines = window.of(image) if side in ("top", "bottom") else window.of(image).T
-            window = window.without(**{side: count(lines[::-1] if side in ("bottom", "right") else lines)})
+            top, bottom, left, right = window
+            lines, taken = {
+                "top": (image[:bottom, left:right], top),
+                "bottom": (image[top:, left:right][::-1], len(image) - bottom),
+                "left": (image[top:bottom, :right].T, left),
+                "right": (image[top:bottom, left:].T[::-1], image.shape[1] - right),
+            }[side]
+            window = window.without(**{side: count(lines, taken)})
     return window
 
 
@@ -134,37 +145,40 @@ def _count_plain(lines: NDArray, tolerance: float) -> int:
     return len(lines)
 
 
-def _count_marked(lines: NDArray, tolerance: float) -> int:
-    """Count the first lines, at most a tenth of all, that are a border with marks or text on it."""
-    depth = max(1, round(LOOK_AHEAD * len(lines)))
-    marked, sparse = _find_marks(lines[:1], tolerance)
-    if not sparse[0]:  # a film without border: no need to look further
+def _count_marked(lines: NDArray, taken: int, tolerance: float) -> int:
+    """Count the lines after those that are off already which are a border with marks or text on it.
+
+    At most a tenth of the lines is looked at.
+    """
+    ahead = lines[taken:]
+    if not (taken or _find_marks(ahead[:1], tolerance)[1][0]):  # no border, as on most films: look no further
         return 0
-    marked, sparse = _find_marks(lines[:depth], tolerance)
-    first = _leading(marked)
-    need = max(2, round(GOES_ON * len(lines)))
-    # Ends of the stretches of enough border lines, one after the other.
-    ends = np.flatnonzero(np.convolve(marked, np.ones(need, int), "valid") == need) + need if depth >= need else []
-    reached = [int(end) for end in ends if end - need <= _leading(sparse)]
-    return max([first, *reached])
+    grey, marked = _find_marks(ahead[: max(1, round(LOOK_AHEAD * len(ahead)))], tolerance)
+    found = len(marked) if marked.all() else int(np.argmin(marked))
+    if not taken:
+        return found
+    # Where enough lines of the border that came off before go on behind the text, they and the text come off.
+    border = _find_marks(lines[taken - 1 : taken], tolerance)[0]
+    same = marked & (np.abs(grey - border) <= tolerance)
+    need = max(2, round(GOES_ON * len(ahead)))
+    if len(same) < need:
+        return found
+    ends = np.flatnonzero(np.convolve(same, np.ones(need, int), "valid") == need) + need
+    return max(found, int(ends.max(initial=0)))
 
 
-def _find_marks(lines: NDArray, tolerance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell of each line whether only small marks stand out from its median, and whether less than half of it does."""
-    lines = np.ascontiguousarray(lines[:, :: max(1, lines.shape[1] // SAMPLES)])
-    length = lines.shape[1]
-    median = np.partition(lines, length // 2, axis=1)[:, length // 2, None]
-    out = np.abs(lines - median) > tolerance
+def _find_marks(lines: NDArray, tolerance: float) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Return each line's median grey, and whether nothing but small marks stands out from it."""
+    each = max(1, lines.shape[1] // SAMPLES)
+    length = lines.shape[1] // each
+    few = min(each, 4)
+    lines = sum(lines[:, k : length * each : each] for k in range(few)) / np.float32(few)  # half the noise
+    grey = np.partition(lines, length // 2, axis=1)[:, length // 2]
+    out = np.abs(lines - grey[:, None]) > tolerance
     long = int(SMALL_MARK * length) + 1
     so_far = np.cumsum(np.pad(out, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
-    share = so_far[:, -1] / length
     has_long = (so_far[:, long:] - so_far[:, :-long] == long).any(axis=1)
-    return (share <= FEW_MARKS) & ~has_long, share < SPARSE
-
-
-def _leading(flags: NDArray[np.bool_]) -> int:
-    """Count the flags that are set before the first that is not."""
-    return len(flags) if flags.all() else int(np.argmin(flags))
+    return grey, (so_far[:, -1] <= FEW_MARKS * length) & ~has_long
 
 
 def _range(image: NDArray) -> float:
