@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -44,9 +45,6 @@ from heartbox.training.recipes import BoxTask, Recipe, make_model
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
-
-
-HANGS = 3600  # s; the four notebooks take some two minutes in fast mode, and ten on a busy machine
 # A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
@@ -110,11 +108,17 @@ def solution_code(cell) -> str:
     return blocks[0].rstrip()
 
 
-def solve(path: Path) -> None:
-    """Put each solution in place of its answer."""
+def solve(path: Path, wrong: Mapping[str, Sequence[str]]) -> None:
+    """Put each solution in place of its answer; `wrong` has more answers to each exercise, checked after it."""
     notebook = nbformat.read(path, 4)
-    for _, answer, _, solution in exercises_of(notebook).values():
+    for name, (_, answer, check, solution) in exercises_of(notebook).items():
         answer.source = solution_code(solution)
+        further = [
+            nbformat.v4.new_code_cell(f"{code}\n{check.source}", metadata={"tags": ["wrong", name]})
+            for code in wrong[name]
+        ]
+        after = notebook.cells.index(check) + 1
+        notebook.cells[after:after] = further
     nbformat.write(notebook, path)
 
 

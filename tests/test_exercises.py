@@ -1,7 +1,8 @@
 """The notebooks' exercises, found by their cells' tags: whole, folded, and solved by the solutions they give.
 
 An exercise is four cells that share a tag ``exercise-1``, ``exercise-2``, ...: a question, an answer to fill in, a
-check, and a folded solution whose one block of code can stand in place of the answer.
+check, and a folded solution whose one block of code can stand in place of the answer. The wrong answers of
+``wrong_answers`` must be refused, each with a hint.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from helpers import COMPANIONS, NOTEBOOKS, ROOT, copy_project, execute, exercises_of, solution_code, solve
+from wrong_answers import WRONG
 
 ROLES = {"question": "markdown", "answer": "code", "check": "code", "solution": "markdown"}
 
@@ -18,17 +20,23 @@ def said_by(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs).strip()
 
 
-def check_that_all_are_right(path: Path) -> None:
-    for name, (_, _, check, _) in exercises_of(nbformat.read(path, 4)).items():
-        assert said_by(check).startswith("Right."), f"{path.name}, {name}: {said_by(check)}"
+def check_what_was_said(folder: Path, name: str) -> None:
+    """Each solution is right; each wrong answer is refused, and something is said beside the refusal."""
+    cells = nbformat.read(folder / name, 4).cells
+    said = {role: [cell for cell in cells if role in cell.metadata.get("tags", [])] for role in ("check", "wrong")}
+    for check in said["check"]:
+        assert said_by(check).startswith("Right."), f"{name}, {check.metadata.tags}: {said_by(check)}"
+    accepted = [cell.source for cell in said["wrong"] if not re.match(r"Not yet\. .{10}", said_by(cell))]
+    assert not accepted, f"{name} accepts\n" + "\n\n".join(accepted)
+    assert len(said["wrong"]) == sum(map(len, WRONG[name].values()))
 
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *COMPANIONS])
 def test_exercises_are_whole(name):
     found = exercises_of(nbformat.read(ROOT / name, 4))
-    if not found:
-        pytest.skip("its exercises are still a list")
     assert 3 <= len(found) <= 5
+    assert list(WRONG[name]) == list(found)
+    assert all(len(wrong) >= 3 for wrong in WRONG[name].values())
     assert list(found) == [f"exercise-{k + 1}" for k in range(len(found))]
     for cells in found.values():
         assert [set(cell.metadata.tags) & set(ROLES) for cell in cells] == [{role} for role in ROLES]
@@ -46,14 +54,14 @@ def test_exercises_are_whole(name):
 def test_the_solutions_of_the_four_are_right(tmp_path):
     folder = copy_project(tmp_path / "copy")
     for name in NOTEBOOKS:
-        solve(folder / name)
+        solve(folder / name, WRONG[name])
     run = execute(folder, NOTEBOOKS)
     assert run.returncode == 0, run.stderr[-3000:]
     for name in NOTEBOOKS:
-        check_that_all_are_right(folder / name)
+        check_what_was_said(folder, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in COMPANIONS if exercises_of(nbformat.read(ROOT / name, 4))])
+@pytest.mark.parametrize("name", COMPANIONS)
 def test_the_solutions_of_a_companion_are_right(solved_companion, name):
-    check_that_all_are_right(solved_companion(name) / name)
+    check_what_was_said(solved_companion(name), name)

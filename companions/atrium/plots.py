@@ -25,6 +25,7 @@ from heartbox.reporting.plots import image_grid, image_legend, save_gif
 from heartbox.reporting.style import LABEL, PREDICTION, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 WHITE_AT = 0.85  # grey value shown as white: few voxels are brighter, and blood lies just below
+GIF_WIDTH = 400  # pixels, about
 OUTLINES = {"label": (LABEL, "-"), "prediction": (PREDICTION, "--")}
 
 
@@ -129,7 +130,7 @@ def draw_dice_along(names: Sequence[str], scores: Sequence[NDArray]) -> Figure:
     for number, (name, along) in enumerate(zip(names, scores, strict=True)):
         ax.plot(np.linspace(0, 100, len(along)), np.nan_to_num(along), styles[number % 4], markersize=4, label=name)
     ax.set(xlabel="position from the first labelled slice to the last, %", ylabel="Dice of the slice")
-    ax.set_ylim(0, 1.02)
+    ax.set_ylim(-0.04, 1.04)  # no marker is cut at the rim
     ax.legend(loc="lower center", ncols=2)
     return figure
 
@@ -146,7 +147,7 @@ def draw_agreement(table: pd.DataFrame) -> Figure:
     agreement = bland_altman(predicted, truth)
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.6), layout="constrained")
     ends = [0.9 * min(predicted.min(), truth.min()), 1.1 * max(predicted.max(), truth.max())]
-    left.plot(ends, ends, color="grey", linewidth=1, label="equal")
+    left.plot(ends, ends, color="grey", linewidth=1, label="predicted = true")
     left.scatter(truth, predicted, color=PREDICTION, edgecolor="black", zorder=2, label="one subject")
     left.set(xlabel="true volume, mL", ylabel="predicted volume, mL", xlim=ends, ylim=ends, aspect="equal")
     left.set_title("predicted and true volume")
@@ -167,7 +168,7 @@ def draw_agreement(table: pd.DataFrame) -> Figure:
 def gif_through(
     path: str | Path, volume: AtriumVolume, predicted: NDArray, window: Sequence[int], margin: int = 4
 ) -> Path:
-    """Write a gif through a volume, slice by slice, with the outlines of label and prediction.
+    """Write a gif through a volume, slice by slice, with the outlines of label (solid) and prediction (dashed).
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ def gif_through(
     rows, columns = (
         slice(max(0, centre[axis] + window[2 * axis]), centre[axis] + window[2 * axis + 1]) for axis in (0, 1)
     )
-    zoom = max(2, 250 // (window[3] - window[2]))
+    zoom = max(2, GIF_WIDTH // (window[3] - window[2]))
     occupied = np.flatnonzero((volume.mask | predicted).any(axis=(1, 2)))
     # One palette for all frames, with both outline colours in it: a palette made from the commonest colours of a frame
     # has greys only. Outlines are drawn without smoothing, since the palette has nothing between grey and colour.
@@ -198,14 +199,27 @@ def gif_through(
     for k in range(max(0, occupied[0] - margin), min(len(predicted), occupied[-1] + margin + 1)):
         grey = np.clip(volume.image[k, rows, columns].astype(np.float32) / WHITE_AT, 0, 1) * 255
         frame = np.repeat(_enlarged(np.rint(grey), zoom, cv2.INTER_CUBIC)[..., None], 3, axis=2)
-        for mask, colour in zip((volume.mask, predicted), colours, strict=True):
-            large = _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST)
-            outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(frame, outlines, -1, colour.tolist(), 1, cv2.LINE_8)
-        words, corner = f"slice {k + 1} of {len(predicted)}", (8, len(frame) - 12)
-        cv2.putText(frame, words, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        for mask, colour, dashed in zip((volume.mask, predicted), colours, (False, True), strict=True):
+            _draw_outline(frame, _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST), colour, dashed)
+        frame = np.concatenate([frame, np.zeros((60, *frame.shape[1:]), np.uint8)])  # words stand below the image
+        _write(frame, f"slice {k + 1} of {len(predicted)}", (8, len(frame) - 38), np.full(3, 255.0))
+        _write(frame, "label: solid", (8, len(frame) - 12), colours[0])
+        _write(frame, "prediction: dashed", (170, len(frame) - 12), colours[1])
         frames.append(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
     return save_gif(path, frames, milliseconds=120)
+
+
+def _draw_outline(frame: NDArray[np.uint8], mask: NDArray[np.uint8], colour: NDArray, dashed: bool) -> None:
+    """Draw the outline of a mask, two pixels wide, into a frame, which is changed in place."""
+    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for outline in outlines:
+        parts = [outline[start : start + 7] for start in range(0, len(outline), 12)] if dashed else [outline]
+        cv2.polylines(frame, parts, not dashed, colour.tolist(), 2, cv2.LINE_8)
+
+
+def _write(frame: NDArray[np.uint8], words: str, corner: tuple[int, int], colour: NDArray) -> None:
+    """Write words into a frame, which is changed in place; `corner` is the lower left one."""
+    cv2.putText(frame, words, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour.tolist(), 1, cv2.LINE_8)
 
 
 def _enlarged(image: NDArray, zoom: int, interpolation: int) -> NDArray[np.uint8]:

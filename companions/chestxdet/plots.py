@@ -74,25 +74,39 @@ def draw_findings(
 def _write_names(
     ax: Axes, shape: tuple[int, int], words: Sequence[tuple[Sequence[float], str, str]], side: float
 ) -> None:
-    """Write the name of each box at its top or bottom border, where the film and the other names leave room.
+    """Write the name of each box beside it, where it covers as little as possible of the other names and boxes.
 
-    `words` are box, name and colour: labels above their box, detections below.
+    `words` are box, name and colour: labels are rather written above their box, detections below it.
     """
     rows, columns = shape
-    high, letter = 1.25 * TEXT / 72 / side * rows, 0.66 * TEXT / 72 / side * columns  # an inch has 72 points
-    taken: list[tuple[float, float, float, float]] = []
-    for box, text, colour in words:
+    high, letter = 1.25 * TEXT / 72 / side * rows, 0.62 * TEXT / 72 / side * columns  # an inch has 72 points
+    names: list[tuple[float, float, float, float]] = []
+    boxes = [box for box, _, _ in words]
+    for (x_min, y_min, x_max, y_max), text, colour in words:
         wide = len(text) * letter
-        left = min(max(box[2] - wide if box[0] > 0.6 * columns else box[0], 0), max(columns - wide, 0))
-        wanted = box[1] - high if colour == LABEL else box[3]
-        places = [wanted + step * high for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
-        places = [min(max(place, 0), rows - high) for place in places]
-        # In a crowded film names overlap rather than stand far from their box.
-        top = next((y for y in places if not any(
-            left < x_max and left + wide > x_min and y < y_max - 0.1 and y + high > y_min + 0.1
-            for x_min, y_min, x_max, y_max in taken)), places[0])  # fmt: skip
-        taken.append((left, top, left + wide, top + high))
-        ax.text(left, top, text, color=colour, ha="left", va="top", path_effects=DARK_OUTLINE, clip_on=True)
+        above, below = y_min - 1.1 * high, y_max + 0.2 * high
+        lefts = (x_min, x_max - wide, x_max + 0.2 * high, x_min - wide - 0.2 * high)
+        tops = (above, below) if colour == LABEL else (below, above)
+        places = [(left, top) for top in (*tops, above - high, below + high) for left in lefts[:2]]
+        places += [(left, top) for left in lefts[2:] for top in (y_min, y_max - high, (y_min + y_max - high) / 2)]
+        on_film = [
+            (min(max(left, 0), max(columns - wide, 0)), min(max(top, 0), max(rows - high, 0))) for left, top in places
+        ]
+        rectangles = [(left, top, left + wide, top + high) for left, top in on_film]
+        covered = [
+            3 * sum(_shared(one, name) for name in names) + sum(_shared(one, box) for box in boxes)
+            for one in rectangles
+        ]
+        wanted = [area + 0.02 * wide * high * number for number, area in enumerate(covered)]  # the first, if alike
+        names.append(rectangles[int(np.argmin(wanted))])
+        ax.text(*names[-1][:2], text, color=colour, ha="left", va="top", path_effects=DARK_OUTLINE, clip_on=True)
+
+
+def _shared(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the area that two boxes share."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def draw_confusion(matrices: dict[str, dict[str, float]]) -> Figure:
@@ -118,10 +132,10 @@ def draw_tradeoff(scores: ArrayLike, abnormal: ArrayLike, floor: float, chosen: 
     specificity = [(scores[~abnormal] < step).mean() for step in steps]
     figure, ax = plt.subplots(figsize=(0.85 * WIDTH, 4.2), layout="constrained")
     ax.step(specificity, recall, where="post", color=VALIDATION_COLOUR, linewidth=2, label="all thresholds")
-    ax.axvspan(0, floor, color="0.9", label=f"below the floor of {floor:.0%}")
-    ax.plot(0, 1, "X", color="black", markersize=11, label='"everything is abnormal"', clip_on=False)
+    ax.axvspan(-0.03, floor, color="0.9", label=f"below the floor of {floor:.0%}")
+    ax.plot(0, 1, "X", color="black", markersize=11, label='"everything is abnormal"')
     ax.plot(chosen["specificity"], chosen["recall"], "o", color=TRAINING_COLOUR, markersize=11, label="chosen")
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="specificity", ylabel="recall", title="validation films")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.05), xlabel="specificity", ylabel="recall", title="validation films")
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
@@ -155,7 +169,7 @@ def draw_precision_recall(measured: AveragePrecision, ious: Sequence[float] = (0
                 style, colour = STYLES[k % len(STYLES)], COLOURS[k % len(COLOURS)]
                 words = f"{finding}: {values} ({measured.boxes[k]})"
                 lines[words] = ax.plot(recalls, curves[:, k], style, color=colour, linewidth=2)[0]
-        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"found from IoU {iou}", box_aspect=1)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", title=f"IoU at least {iou}", box_aspect=1)
     axes[0, 0].set_ylabel("precision")
     title = f"AP at IoU {' / '.join(str(iou) for iou in ious)} (number of boxes)"
     figure.legend(lines.values(), lines, title=title, loc="outside lower center", ncols=2)
@@ -163,7 +177,7 @@ def draw_precision_recall(measured: AveragePrecision, ious: Sequence[float] = (0
 
 
 def draw_study(trials: pd.DataFrame, goal: str) -> Figure:
-    """Draw what each setting of each trial of a study gave, and the order of the trials.
+    """Draw the result of each trial of a study, in order and over each of its settings.
 
     Parameters
     ----------
@@ -182,6 +196,7 @@ def draw_study(trials: pd.DataFrame, goal: str) -> Figure:
     best = done["value"].idxmax()
     for ax, column in zip(axes.flat, panels, strict=False):
         values = done[column].astype(float)
+        ax.margins(0.12)  # no marker is cut at the rim
         ax.plot(values, done["value"], "o", color=TRAINING_COLOUR, markersize=7, label="trial")
         ax.plot(values[best], done["value"][best], "D", color="black", markersize=9, label="best trial")
         ax.set_xlabel("trial" if column == "number" else column.removeprefix("params_").replace("_", " "))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from companions.pneumonia.metrics import wilson_interval
 from heartbox.reporting.plots import draw_box, image_grid, image_legend, show_xray
-from heartbox.reporting.style import EVIDENCE_MAP, LABEL, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
+from heartbox.reporting.style import DARK_OUTLINE, EVIDENCE_MAP, LABEL, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 # Colour and line style of each answer: told apart by either alone.
 STYLES = ((VALIDATION_COLOUR, "-"), (TRAINING_COLOUR, "--"), ("#6b6b6b", "-."), ("#111111", ":"))
@@ -41,7 +42,8 @@ def page_of_films(
     titles : sequence of str
         One above each film.
     maps : sequence of ndarray, shape (h, w), optional
-        Signed evidence: green for, purple against; the strongest value of all maps in full colour.
+        Signed evidence: green for, purple against; the strongest value of all maps in full colour. Strong places
+        carry their sign, because the two colours look alike in grey print.
     columns : int
         Films in a row.
 
@@ -60,6 +62,7 @@ def page_of_films(
             shown = ax.imshow(
                 strength, cmap=EVIDENCE_MAP, vmin=-1, vmax=1, alpha=0.75 * np.abs(strength), extent=extent
             )
+            _write_signs(ax, strength, image.shape)
         for box in boxes[i]:
             draw_box(ax, box, LABEL)
     if maps is not None:
@@ -67,8 +70,17 @@ def page_of_films(
         bar = figure.colorbar(shown, ax=axes, orientation="horizontal", aspect=30, pad=0.02, shrink=0.9)
         bar.set_ticks([-1, 0, 1], labels=["against", "0", "for pneumonia"])
     if any(len(film_boxes) for film_boxes in boxes):
-        image_legend(figure, {"opacity, as drawn by readers": (LABEL, "-")})
+        image_legend(figure, {"opacity (label)": (LABEL, "-")})
     return figure
+
+
+def _write_signs(ax: Axes, strength: NDArray, shape: tuple[int, int], least: float = 0.3) -> None:
+    """Write the sign of each place of a map whose strength is at least `least`."""
+    high, wide = np.divide(shape, strength.shape)
+    for row, column in np.argwhere(np.abs(strength) >= least):
+        sign = "+" if strength[row, column] > 0 else "−"
+        place = ((column + 0.5) * wide, (row + 0.5) * high)
+        ax.text(*place, sign, color="white", ha="center", va="center", path_effects=DARK_OUTLINE)
 
 
 def draw_history(history: pd.DataFrame) -> Figure:
@@ -96,7 +108,7 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
     scores : dict
         Scores by name.
     point : tuple of float, optional
-        Recall, specificity and precision of the first answer at its threshold, to be marked.
+        Recall, specificity and precision of the first answer at its threshold, which are marked.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 5.2), layout="constrained")
     lines = {}
@@ -111,7 +123,9 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
     right.axhline(np.mean(targets), color="grey", linewidth=1)
     if point is not None:
         recall, specificity, precision = point
-        lines["the first at its threshold"] = left.plot(1 - specificity, recall, "o", color="black", markersize=8)[0]
+        lines[f"{next(iter(scores))}, at its threshold"] = left.plot(
+            1 - specificity, recall, "o", color="black", markersize=8
+        )[0]
         right.plot(recall, precision, "o", color="black", markersize=8)
     left.set(xlabel="false positive rate", ylabel="recall", title="ROC", aspect="equal")
     right.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03), box_aspect=1)
@@ -122,7 +136,7 @@ def draw_curves(targets: NDArray, scores: dict[str, NDArray], point: tuple[float
 def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 6) -> Figure:
     """Draw the observed share of pneumonia over the predicted probability of pneumonia, in bins of equally many films.
 
-    Bars are 95 % intervals of the share (Wilson 1927): with few films they are wide.
+    Bars are 95 % intervals of the share (Wilson 1927), which are wide for few films.
     """
     figure, axes = plt.subplots(
         1, len(answers), figsize=(WIDTH, WIDTH / len(answers) + 0.9), squeeze=False, sharey=True, layout="constrained"
@@ -137,7 +151,7 @@ def draw_calibration(targets: NDArray, answers: dict[str, NDArray], bins: int = 
             ax.plot(predicted, positives / films, "o", color=colour, markersize=6, label="films of a bin")
         ax.set(title=name.replace(", ", ",\n"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         ax.set_xticks([0, 0.5, 1])
-        ax.set_xlabel("predicted")
+        ax.set_xlabel("predicted probability")
     axes[0, 0].set_ylabel("share with pneumonia")
     handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)

@@ -101,6 +101,9 @@ def _arrow(ax: Axes, x_from: float, x_to: float, y: float, colour: str, name: st
 def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
     """Draw the four signed evidence maps over the X-ray, each with the border that it explains.
 
+    Purple and green look alike in grey print, so a line surrounds what is at least half as strong as the strongest
+    place: solid for one sign, dashed for the other.
+
     Parameters
     ----------
     found : HeartDetection
@@ -123,10 +126,17 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
             alpha=0.85 * np.abs(evidence),
             extent=(0, columns, rows, 0),
         )
+        for level, style in ((-0.5, "--"), (0.5, "-")):
+            if np.abs(level) <= (np.sign(level) * maps[edge]).max() / strength:
+                lines = {"colors": "black", "linestyles": style, "linewidths": 1.2, "extent": (0, columns, 0, rows)}
+                ax.contour(maps[edge] / strength, [level], **lines)
         _draw_border(ax, edge, found.heart[edge])
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
     bar.set_ticks([-1, 0, 1], labels=["left or up", "not at all", "right or down"])
-    bar.set_label("which way this part of the image pushes the border")
+    bar.set_label(
+        "which way this part of the image pushes the border\n"
+        "(outlines: half of the strongest; dashed left or up, solid right or down)"
+    )
     return figure
 
 

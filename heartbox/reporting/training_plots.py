@@ -23,6 +23,7 @@ from heartbox.reporting.plots import draw_box, image_legend, page_of_xrays, save
 from heartbox.reporting.style import LABEL, PREDICTION, TRAINING_COLOUR, VALIDATION_COLOUR, WIDTH
 
 DARK = "#202020"  # behind curves in the colours of boxes, which are made for X-rays
+FIRST, SECOND = "-", ":"  # lines around the distributions of the left and top border, and of their opposites
 
 
 def draw_history(history: pd.DataFrame, baseline_mae: float) -> Figure:
@@ -112,6 +113,8 @@ class TrainingAnimation:
 def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, probabilities: NDArray) -> Figure:
     """Draw the distributions of the four heart edges along the borders of the X-ray.
 
+    Two distributions may overlap where the network is undecided, so each has a line of its own kind around it.
+
     Parameters
     ----------
     image : ndarray, shape (size, size)
@@ -133,18 +136,27 @@ def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, 
         draw_box(main, box, LABEL)
     draw_box(main, probabilities @ positions, PREDICTION, dashed=True)
     for edge, probability in enumerate(probabilities):
+        line = {"color": PREDICTION, "linestyle": FIRST if edge < 2 else SECOND, "linewidth": 2}
         if is_vertical(edge):
-            top.fill_between(positions, probability, color=PREDICTION, alpha=0.8)
+            top.fill_between(positions, probability, color=PREDICTION, alpha=0.35, linewidth=0)
+            top.plot(positions, probability, **line)
         else:
-            side.fill_betweenx(positions, probability, color=PREDICTION, alpha=0.8)
+            side.fill_betweenx(positions, probability, color=PREDICTION, alpha=0.35, linewidth=0)
+            side.plot(probability, positions, **line)
     for edge, place in enumerate([] if box is None else box):
         (top.axvline if is_vertical(edge) else side.axhline)(place, color=LABEL)
     for ax in (top, side):
         ax.set(xticks=[], yticks=[], facecolor=DARK)
+    top.set_ylim(0, None)
+    side.set_xlim(0, None)
     top.set_title("left and right border")
     top.set_ylabel("probability")
-    side.set_title("top and\nbottom border")
-    styles = {"distribution": (PREDICTION, "-"), "its mean: the answer": (PREDICTION, "--")}
+    side.set_title("probability\nof the top and\nbottom border")
+    styles = {
+        "left, top border": (PREDICTION, FIRST),
+        "right, bottom border": (PREDICTION, SECOND),
+        "means: the answer": (PREDICTION, "--"),
+    }
     image_legend(figure, styles | ({} if box is None else {"label": (LABEL, "-")}))
     return figure
 

@@ -17,7 +17,8 @@ def check(answer: Any, is_right: Callable[[Any], Any], right: Text = "", hint: T
     Parameters
     ----------
     answer : object
-        What the learner filled in. None, or a tuple or list that holds nothing but None, is no answer yet.
+        What the learner filled in. None, or a tuple or list that holds nothing but None, is no answer yet; one that
+        holds None beside other values is half an answer.
     is_right : callable
         Takes the answer and returns something true or false. An exception that it raises counts as false, and its
         words are printed.
@@ -26,6 +27,9 @@ def check(answer: Any, is_right: Callable[[Any], Any], right: Text = "", hint: T
     """
     if answer is None or (isinstance(answer, tuple | list) and all(part is None for part in answer)):
         print("No answer yet.")
+        return
+    if isinstance(answer, tuple | list) and any(part is None for part in answer):
+        print("Not yet. A part of the answer is still empty.", _plain(hint))
         return
     try:
         verdict = "Right." if is_right(answer) else "Not yet."

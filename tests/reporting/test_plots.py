@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.contour import ContourSet
 from matplotlib.text import Text
 from PIL import Image
 
@@ -130,6 +131,29 @@ def test_the_legend_names_what_is_drawn():
     assert names(page_of_xrays(images, BOXES[:1, :4])) == ["heart"]
     both = ["heart", "heart, as found", "chest", "chest, as found"]
     assert names(page_of_xrays(images, BOXES[:1], BOXES[:1])) == both
+
+
+def test_opposite_borders_have_lines_of_their_own(found):
+    positions = np.arange(64.0)
+    spread = np.exp(-((positions - np.array([[30.0], [30], [33], [33]])) ** 2) / 50)  # they overlap
+    figure = draw_distributions(np.zeros((64, 64)), None, positions, spread / spread.sum(axis=1, keepdims=True))
+    _, top, side = figure.axes
+    for ax in (top, side):
+        assert len({line.get_linestyle() for line in ax.lines}) == 2
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == ["left, top border", "right, bottom border"]
+
+
+def test_the_sign_of_the_evidence_is_seen_in_grey_print(found):
+    maps = np.zeros((4, 300, 240))
+    maps[0, 90:110, 70:90], maps[0, 150:170, 70:90], maps[1, 90:110, 70:90] = 1, -1, -1
+    left, top, right, _ = draw_evidence(found, maps).axes[:4]
+    assert [are_dashed(ax) for ax in (left, top, right)] == [[True, False], [True], []]
+
+
+def are_dashed(ax) -> list[bool]:
+    contours = [child for child in ax.get_children() if isinstance(child, ContourSet)]
+    return [bool(pattern) for contour in contours for _, pattern in contour.get_linestyle()]
 
 
 def test_an_animation_of_a_resumed_run_is_complete(tmp_path):

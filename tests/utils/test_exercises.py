@@ -11,6 +11,11 @@ def test_an_empty_answer_is_passed_over(empty, capsys):
     assert capsys.readouterr().out == "No answer yet.\n"
 
 
+def test_half_an_answer_is_named(capsys):
+    check((3, None), lambda answer: True, hint="count both")
+    assert capsys.readouterr().out == "Not yet. A part of the answer is still empty. count both\n"
+
+
 def test_right_and_not_yet(capsys):
     check(3, lambda n: n == 3, right=lambda n: f"{n} it is", hint="count again")
     assert capsys.readouterr().out == "Right. 3 it is\n"

@@ -18,7 +18,7 @@ def test_pictures(tmp_path):
     assert path.read_bytes()[:6] == b"GIF89a"
     with Image.open(path) as gif:
         assert gif.n_frames == 6  # four slices of atrium, a margin of one on each side
-        assert gif.size == (16 * 15, 16 * 15)
+        assert gif.size == (16 * 25, 16 * 25 + 60)  # words stand below the image
         gif.seek(2)
         seen = {tuple(colour) for colour in np.asarray(gif.convert("RGB")).reshape(-1, 3).tolist()}
     for colour in (LABEL, PREDICTION):  # exactly, and no other colour
