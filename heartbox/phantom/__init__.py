@@ -4,7 +4,7 @@ The steps are subject -> anatomy and body -> projection and attenuation -> detec
 An ill patient is a subject that went through `make_ill`: what fills the lung hides the border of the heart, while boxes
 and masks stay exact.
 
-The package does not use torch; of the rest of Heartbox it uses only ``utils``.
+The package does not use torch; of the rest of Heartbox it uses only ``utils`` and a name from ``xray.header``.
 
 Start reading at `render.render`, which runs all the steps in some twenty lines.
 

@@ -40,7 +40,7 @@ class Tube:
     wall_mu: float = 1.0
     core_mu: float = 1.0
     strength: np.ndarray | None = None
-    bend: float = 0.3  # least cosine between the tube and the image plane that the path length follows
+    bend: float = 0.3  # cosine of the steepest slope towards the ray by which a path is still lengthened
 
 
 def spline(points, count: int = 200) -> np.ndarray:
@@ -165,7 +165,7 @@ def lung_edges(frame: Frame, y, side: int, shape) -> tuple[np.ndarray, np.ndarra
 
 
 def dome(frame: Frame, x, side: int, top: float, lean: float) -> np.ndarray:
-    """Height of the diaphragm's silhouette at x: half an ellipse, gentler towards the heart than to the ribs.
+    """Height of the diaphragm's silhouette at x: half an ellipse, less steep towards the heart than towards the ribs.
 
     Parameters
     ----------
@@ -176,9 +176,9 @@ def dome(frame: Frame, x, side: int, top: float, lean: float) -> np.ndarray:
     side : int
         `RIGHT` or `LEFT`.
     top : float
-        Height of the dome's top as a fraction of the lung height; its foot is at the costophrenic angle.
+        Height of the dome's top, as a fraction of the lung height; its foot is at the costophrenic angle.
     lean : float
-        Where the top is, as a fraction of `frame.half` from the midline.
+        Distance of the top from the midline, as a fraction of `frame.half`.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def taken_by_dome(below: np.ndarray) -> np.ndarray:
 
 
 def heart_outline(roundness: float, apex: float, waist: float) -> np.ndarray:
-    """Outline of the cardiac silhouette in its own box.
+    """Outline of the cardiac silhouette in a box of its own.
 
     Clockwise from the top: pulmonary trunk and auricle, the left ventricle's bulge, the apex, the diaphragmatic
     side, the right atrium.
@@ -207,7 +207,7 @@ def heart_outline(roundness: float, apex: float, waist: float) -> np.ndarray:
     Parameters
     ----------
     roundness : float
-        0 for the triangular heart of a full breath, 1 for a globular one.
+        0 for the triangular heart in full inspiration, 1 for a globular one.
     apex : float
         How high the apex is lifted, 0 to 1.
     waist : float
@@ -237,8 +237,8 @@ def heart_outline(roundness: float, apex: float, waist: float) -> np.ndarray:
 def rib_cage(frame: Frame, shape, rng: np.random.Generator, tilt: float) -> list[list[Tube]]:
     """Twelve pairs of ribs.
 
-    Each leaves its vertebra almost level, rounds the side of the chest along the lung's own outline and comes
-    forward and down to its cartilage.
+    Each rib leaves its vertebra almost level, follows the outline of the lung around the side of the chest and runs
+    forwards and down to its cartilage.
 
     Parameters
     ----------
@@ -254,8 +254,8 @@ def rib_cage(frame: Frame, shape, rng: np.random.Generator, tilt: float) -> list
     Returns
     -------
     list of four lists of Tube
-        Back parts of even and odd ribs, front parts of even and odd ribs: neighbours in a list stay apart, so
-        that each list can be projected in one go. Radii, walls and `strength` are set, attenuations are not.
+        Back parts of even and odd ribs, front parts of even and odd ribs. The ribs of one list do not touch, so each
+        list can be projected in one go. Radii, walls and `strength` are set; attenuations are not.
     """
     groups: list[list[Tube]] = [[], [], [], []]
     w, h, d = frame.half, frame.height, frame.depth
@@ -286,12 +286,12 @@ def rib_cage(frame: Frame, shape, rng: np.random.Generator, tilt: float) -> list
             reach = np.abs(lateral) + 2.5
             spine = 0.13 * w
             round_ = np.sin(np.minimum(angle, np.pi)) ** 0.8
-            # Behind, the rib keeps close to the back wall as far as its angle; in front it comes inwards.
+            # At the back a rib stays close to the wall up to its angle; in front it turns inwards.
             x = np.where(angle < np.pi / 2, spine + (reach - spine) * round_, (0.2 + 0.8 * round_) * reach)
             z = -0.78 * d * np.cos(angle)
             back = angle < 1.0
             z[back] = np.interp(angle[back], [0, 0.35, 1.0], [-0.62, -0.80, -0.42]) * d
-            # A rib is a ribbon on edge: seen flat behind and in front, from its thin side where it turns.
+            # A rib is a ribbon: it shows its flat side at the back and in front, and its thin edge where it turns.
             flat = np.interp(angle, [0, 0.8, 1.35, 1.75, 2.2], [1, 1, 0.62, 0.62, 1.05])
             high = thickness * 4.7 * np.interp(angle, [0, 0.5, 1.6, 2.5], [0.78, 1.0, 1.0, 1.15])
             fade = 0.22 if number < 11 else 0.05

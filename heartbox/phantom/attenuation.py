@@ -53,7 +53,7 @@ def attenuation(subject: Subject, body: Body, opacity: np.ndarray | None = None)
     rng = keyed_generator(subject.seed, ANATOMY, subject.patient, 1)
     grain = keyed_generator(subject.seed, LUNG, subject.patient)
     w, h = frame.half, frame.height
-    # Broad things are computed upright at half the resolution, with a margin for the tilt.
+    # Broad shapes are computed upright at half the resolution, with a margin for the tilt.
     n = beam.size // 2
     coarse = replace(beam, tilt=0.0, sway=None, size=n, spacing=beam.spacing * beam.size / n * 1.1)
     m = coarse.matrix
@@ -152,8 +152,8 @@ def _soft_tissue(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray, rng
             n, [(-0.01, 0.12), (0.03, 0.30), (0.09, 0.52), (0.18, 0.75), (0.35, 0.95), (0.6, 1.0), (1.2, 0.95)]
         )
     )
-    # The dome takes a share of the lung's depth that grows as the square root below its silhouette; what is left
-    # is the lung in the gutter behind it. Behind the heart the two floors run into one another.
+    # Below its silhouette the dome takes a share of the lung's depth that grows as a square root; what remains is the
+    # lung in the recess behind it. Behind the heart the two floors merge.
     across = x / beam.magnification(0)
     floors = [anatomy.dome(frame, across, side, *body.domes[side]) for side in (RIGHT, LEFT)]
     turn = np.clip(0.5 + across / 80, 0, 1)
@@ -256,12 +256,12 @@ def _arms(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray) -> list[np
 
 
 def _unevenness(subject: Subject, across: np.ndarray, down: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Air relative to the average: lungs are never even. Arguments are fractions of frame.half and frame.height."""
+    """Air content relative to the average, uneven as in every lung, at fractions of frame.half and frame.height."""
     n = len(across)
     out = 1 + 0.02 * clouds(rng, 12, n) + 0.012 * clouds(rng, 64, n) + 0.012 * clouds(rng, 180, n)
     down = down.astype(np.float32)[:, None]
     out -= 0.10 * np.clip(down - 0.2, 0, 1)  # blood gathers at the bases
-    # Around the hila so many vessels overlie each other that they veil the lung.
+    # Around the hila so many vessels overlap that they veil the lung.
     veils = ((-0.26, 0.47, 0.27, 0.2, 0.26), (0.27, 0.44, 0.26, 0.2, 0.24), (-0.3, 0.7, 0.3, 0.22, 0.14),
              (0.5, 0.68, 0.28, 0.2, 0.1))  # fmt: skip
     for x, y, wide, high, veil in veils:
@@ -282,14 +282,14 @@ def _chest_wall(subject: Subject, body: Body, x: np.ndarray, y: np.ndarray, blob
             b = np.sqrt(subject.breast)
             cx, cy = side * (0.60 + 0.06 * b + e[2]) * w, (0.60 + 0.07 * b + e[0]) * h
             path = blob(cx, cy, (0.46 * w * b, 0.25 * h * b, 21 * b), 0.9 * d)
-            # Only the lower and outer border stands off the chest; the others run out into it.
+            # Only the lower and outer border stands out from the chest; elsewhere the breast merges with it.
             down = np.clip((y - (cy - 0.25 * h * b)) / (0.42 * h * b), 0, 1) ** 1.5
             out_ = np.clip((side * x / w - 0.08) / 0.5, 0, 1) ** 1.2
             out += MU_FAT * path * down.astype(np.float32)[:, None] * out_.astype(np.float32)[None, :]
         out += MU_SOFT * blob(side * 0.66 * w, 0.74 * h, (4, 4, 2.5), 0.95 * d)
         head = (side * (1.27 + body.scapulae[side > 0]) * w, 0.155 * h)
         out += np.float32(0.0055) * blob(*head, (22, 23, 20), 0)
-    if subject.has_pacemaker:  # a flat can, as good as opaque
+    if subject.has_pacemaker:  # a flat case, practically opaque
         out += 2.0 * np.minimum(blob(0.66 * w, 0.21 * h, (21, 17, 9), 0.9 * d, angle=0.3) / 6, 1)
     return out
 
@@ -318,7 +318,7 @@ def _coarse_to_fine(coarse: Beam, fine: Beam) -> np.ndarray:
 
 
 def _gas(subject: Subject, body: Body, x, y, blob, rng) -> np.ndarray:
-    """Attenuation that gas in stomach and bowel takes away."""
+    """Return by how much gas in stomach and bowel lowers the attenuation."""
     w, h = body.frame.half, body.frame.height
     top, _ = body.domes[LEFT]
     out = np.zeros((len(y), len(x)), np.float32)

@@ -1,7 +1,7 @@
 """One subject's body: where lungs, heart and great vessels lie, and the exact boxes and masks that follow.
 
 Arranges the shapes of `anatomy` for a `Subject` in front of a `Beam`; the image is computed from the same outlines.
-It does not know the detector's response or DICOM.
+Knows nothing of the detector's response or of DICOM.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def build(subject: Subject, size: int) -> Body:
     for side, raised in zip((RIGHT, LEFT), ill.raised_domes, strict=True):
         body.domes[side] = (body.domes[side][0] - raised, body.domes[side][1])
         body.lung_outlines[side] = _lung_outline(body, side)
-    # No film is sent with a lung cut off: the detector is shifted until both lungs fit.
+    # A film that cuts off a lung would be repeated, so the detector is shifted until both lungs fit.
     thorax = _thorax_box(body)
     edge = 0.008 * size
     shift = np.maximum(edge - thorax[:2], 0) - np.maximum(thorax[2:] - (size - edge), 0)
@@ -170,7 +170,7 @@ def truth(body: Body) -> dict:
     right, left = body.middle(y)
     line = np.vstack([np.column_stack([right, y]), np.column_stack([left, y])[::-1]])
     other = fill(beam.cast(np.column_stack([line, np.full(len(line), -5.0)]))[0])
-    # The knob: all discs along the aorta.
+    # The aortic knob: the union of discs along the aorta.
     plane, scale = beam.cast(body.aorta.points)
     disc = np.zeros((size, size), np.uint8)
     radii = 0.95 * body.aorta.radius * scale / beam.spacing

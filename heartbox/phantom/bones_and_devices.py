@@ -14,7 +14,7 @@ from .subject import Subject
 
 
 def shoulder_bones(subject: Subject, body: Body, rng) -> list[list[Tube]]:
-    """Clavicles, borders of the shoulder blades, their spines, and upper arms, in layers that overlie one another."""
+    """Return clavicles, borders and spines of the shoulder blades, and upper arms, as layers that may overlap."""
     w, h, d = body.frame.half, body.frame.height, body.frame.depth
     lift = rng.normal(0.03, 0.018)
     ap = subject.view == "AP"
@@ -73,7 +73,7 @@ def shoulder_bones(subject: Subject, body: Body, rng) -> list[list[Tube]]:
 
 
 def devices(subject: Subject, body: Body, rng) -> list[Tube]:
-    """Leads, electrodes, tubes, lines and wires (metal, or plastic with barium), and calcification of the aorta."""
+    """Return leads, electrodes, tubes, lines and wires (metal, or plastic with barium), and calcium of the aorta."""
     w, h = body.frame.half, body.frame.height
     out = []
 

@@ -33,8 +33,8 @@ def expose(attenuation: np.ndarray, subject: Subject, spacing: float) -> np.ndar
     primary = np.exp(-attenuation)
     # Focal spot and plate blur by about 0.2 mm.
     primary = cv2.GaussianBlur(primary, (0, 0), max(0.2 / spacing, 0.3))
-    # Scattered quanta arrive from all around: the primary radiation, blurred by centimetres. The open beam does not
-    # scatter, so the unshielded edges are capped first.
+    # Scattered quanta arrive from all around: the primary radiation, blurred over centimetres. Where the beam passes
+    # through air alone nothing scatters, so these parts are capped first.
     small = cv2.resize(np.minimum(primary, 0.25), (64, 64), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 64 * 28.0 / (spacing * size), borderType=cv2.BORDER_REPLICATE)
     dose = primary + subject.scatter * cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -56,7 +56,7 @@ def develop(signal: np.ndarray, subject: Subject, field_mask: np.ndarray) -> np.
     subject : Subject
         The processing.
     field_mask : bool array (size, size)
-        Where the lungs are, for the range.
+        Where the lungs are; the range of grey values is taken from there.
 
     Returns
     -------

@@ -43,7 +43,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def stored_pixels(phantom: Phantom) -> tuple[np.ndarray, float, float]:
-    """Pixels as the file stores them, with the window that shows them as the phantom's image.
+    """Return the pixels as a file stores them, and the window that shows them as the phantom's image.
 
     Returns
     -------
@@ -207,16 +207,15 @@ def write_phantoms(
     Parameters
     ----------
     folder : Path or str
-        Gets ``stage_2_train_images/*.dcm`` and ``rsna_heart_detection.csv``. Images that are there already are
-        kept.
+        Receives ``stage_2_train_images/*.dcm`` and ``rsna_heart_detection.csv``. Images that exist already are kept.
     count : int
-        Films, subjects 0 to count - 1 of the seed.
+        Number of films: subjects 0 to count - 1 of the seed.
     seed : int
-        Determines everything.
+        Determines the films completely.
     size : int
         Rows and columns.
     processes : int, optional
-        Processes to share the work; by default one a core, and none beside this one for a handful of films.
+        Processes that share the work; by default one per core, and only this one for a handful of films.
     progress : bool
         Show a bar on standard output.
 

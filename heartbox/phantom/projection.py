@@ -164,7 +164,7 @@ def ellipsoid_path(x, y, centre, radii, *, angle: float = 0.0) -> np.ndarray:
 
 
 def union(*paths: np.ndarray) -> np.ndarray:
-    """Path through bodies that lie within one another: their maximum, with the corners rounded (a 4-norm)."""
+    """Path through bodies that lie inside one another: their maximum, with rounded corners (a 4-norm)."""
     total = np.zeros_like(paths[0])
     for path in paths:
         square = path * path
@@ -191,7 +191,7 @@ def tube_samples(tube: Tube, beam: Beam) -> np.ndarray:
     slant = np.concatenate([slant, slant[:, -1:]], axis=1)
     radius, depth = tube.radius.reshape(shape), tube.depth.reshape(shape)
     strength = np.ones(shape) if tube.strength is None else tube.strength.reshape(shape)
-    # A ray meets a tube that runs towards it over a longer path; a bend keeps that from growing without limit.
+    # The path through a tube that runs along the ray is longer; `bend` keeps it from growing without limit.
     columns = [pixels[..., 0], pixels[..., 1], radius * scale / beam.spacing, depth / np.maximum(slant, tube.bend)]
     columns = np.stack([*columns, tube.wall * scale / beam.spacing, strength], axis=2)
 
@@ -211,7 +211,7 @@ def tube_samples(tube: Tube, beam: Beam) -> np.ndarray:
     far = np.cumsum(norm, axis=1)
     far = np.concatenate([np.zeros_like(far[:, :1]), far], axis=1)
     left = far[:, -1:] - far
-    # Ends are flat, but a solid branch reaches a little into the next one, so that no gap shows at a fork.
+    # Ends are flat, but a solid branch reaches a little into the next one, so that a fork shows no gap.
     spare = 0.5 if tube.wall else 0.5 + 0.8 * high
     end = np.where(left < far, left + spare, -far - spare).astype(np.float32)
     out = [x, y, nx, ny, high, deep, wall, wall_px, tube.wall_mu * strength, tube.core_mu * strength, end]
@@ -221,8 +221,8 @@ def tube_samples(tube: Tube, beam: Beam) -> np.ndarray:
 def project_tubes(samples: Sequence[np.ndarray], size: int, coarse: int = 1) -> np.ndarray:
     """Sum wall and core along rays through tubes.
 
-    Every pixel is given to the nearest centre line, found by a distance transform on a coarser grid, and its
-    exact distance from that line then gives the chords through outer and inner oval. Tubes of one call are
+    Every pixel belongs to the nearest centre line, which a distance transform on a coarser grid finds. Its exact
+    distance from that line then gives the chords through the outer and the inner oval. Tubes of one call are
     united, not summed, where they cross.
 
     Parameters

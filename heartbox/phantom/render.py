@@ -73,7 +73,7 @@ def render(subject: Subject, size: int = 1024, plant: Plant | None = None) -> Ph
     size : int
         Rows and columns of the image, at least 64.
     plant : callable, optional
-        Adds something to the body before the plate is exposed, see `Plant`. Boxes and masks do not change.
+        Adds something to the body before the plate is exposed, see `Plant`. Boxes and masks stay the same.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The subject of a phantom film: everything that varies from film to film, drawn from one integer seed.
 
 A subject does not depend on which other subjects are drawn, and two films of one patient share the patient.
-Knows random numbers; it does not know shapes, rays or DICOM.
+Knows random numbers, but no shapes, rays or DICOM.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Subject:
     tilt_deg: float  # in the plane of the film
     arm_angle_deg: float  # arms away from the body
     has_ecg_leads: bool
-    has_tube: bool  # nasogastric or endotracheal
+    has_tube: bool  # nasogastric
     has_central_line: bool
     stomach_gas: float  # size of the stomach bubble, 1 is average, 0 none
     # The film
