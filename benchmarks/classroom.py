@@ -2,28 +2,24 @@
 
     python benchmarks/classroom.py [LEARNERS ...] [--full] [--write]
 
-For each number of learners, every one gets a copy of the project and starts the four notebooks at the same moment, in
-fast mode unless --full is given. Measured are the time until the last one is done, the processor time of all their
-processes, and their memory together, with shared pages counted once. The synthetic sample is used. Prints a table; with
---write it also goes to benchmarks/results/classroom.md.
+For each number of learners (1, 2 and 4 by default), every one gets a copy of the project and starts the four notebooks
+at the same moment, in fast mode unless --full is given. Measured are the time until the last one is done, the processor
+time of all their processes, and their memory together, with shared pages counted once. The synthetic sample is used.
+Prints a table; with --write it also goes to benchmarks/results/classroom.md after each number of learners, where rows
+of other numbers stay if they were measured in the same way, so that the numbers can be measured one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
-from common import ROOT, write_table
-
-NOTEBOOKS = sorted(path.name for path in ROOT.glob("0*.ipynb"))
-GIB = 2**30
+from common import NOTEBOOKS, RESULTS, ProcessTree, copy_project, user_environment, write_table
 
 
 def main() -> None:
@@ -34,74 +30,55 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/classroom.md")
     arguments = parser.parse_args()
     mode = "with all films and epochs" if arguments.full else "in fast mode (`CARDIAC_FAST=1`)"
-    lines = [
-        f"The four notebooks, one after the other, {mode}, on {os.cpu_count()} CPU cores; all learners start",
-        "at the same moment. *Time* is until the last one is done; *CPU time* is per learner; *memory* is the largest",
-        "total of all their processes.",
+    threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
+    head = [
+        "# Several learners on one machine",
+        "",
+        f"The four notebooks, one after the other, {mode}, on {os.cpu_count()} CPU cores; threads of each learner:",
+        f"{threads}. All learners start at the same moment. *Time* is until the last one is done; *CPU time* is per",
+        "learner; *memory* is the largest total of all their processes.",
         "",
         "Written by `python benchmarks/classroom.py --write`.",
         "",
         "| learners | time, min | CPU time, min | memory, GiB | memory per learner, GiB |",
         "|---|---|---|---|---|",
     ]
+    rows = rows_under(head, RESULTS / "classroom.md")
     for count in arguments.learners:
         seconds, busy, memory = run_class(count, arguments.full)
-        gib = memory / GIB
-        lines.append(f"| {count} | {seconds / 60:.1f} | {busy / 60 / count:.1f} | {gib:.1f} | {gib / count:.1f} |")
-        print(lines[-1], flush=True)
-    if arguments.write:
-        write_table("classroom.md", lines)
+        gib = memory / 2**30
+        rows[count] = f"| {count} | {seconds / 60:.1f} | {busy / 60 / count:.1f} | {gib:.1f} | {gib / count:.1f} |"
+        print(rows[count], flush=True)
+        if arguments.write:
+            write_table("classroom.md", head + [rows[number] for number in sorted(rows)])
+
+
+def rows_under(head: list[str], path: Path) -> dict[int, str]:
+    """Return the rows of an earlier table by their number of learners, if it was measured in the same way."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if lines[: len(head)] != head:
+        return {}
+    return {int(line.split("|")[1]): line for line in lines[len(head) :]}
 
 
 def run_class(count: int, full: bool) -> tuple[float, float, float]:
     """Let `count` learners run the notebooks at once; return seconds, CPU seconds and the largest memory in bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        seats = [copy_for(Path(folder) / str(number)) for number in range(count)]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("CARDIAC_")}
-        environment |= {} if full else {"CARDIAC_FAST": "1"}
+        seats = [copy_project(Path(folder) / str(number)) for number in range(count)]
         command = [sys.executable, "-m", "jupyter", "execute", "--inplace", *NOTEBOOKS]
-        start, busy, memory = time.perf_counter(), cpu_seconds_of_children(), 0.0
-        learners = [subprocess.Popen(command, cwd=seat, env=environment, stderr=subprocess.DEVNULL) for seat in seats]
+        options = {"env": user_environment(fast=not full), "stderr": subprocess.DEVNULL}
+        start = time.perf_counter()
+        learners = [subprocess.Popen(command, cwd=seat, **options) for seat in seats]
+        trees = [ProcessTree(learner) for learner in learners]
+        memory = 0.0
         while any(learner.poll() is None for learner in learners):
-            memory = max(memory, sum(memory_of(learner.pid) for learner in learners))
-            time.sleep(1)
-        seconds, busy = time.perf_counter() - start, cpu_seconds_of_children() - busy
+            memory = max(memory, sum(tree.memory() for tree in trees))
+            time.sleep(0.5)
+        seconds = time.perf_counter() - start
     failed = sum(learner.returncode != 0 for learner in learners)
     if failed:
         raise SystemExit(f"{failed} of {count} runs failed: nothing to report")
-    return seconds, busy, memory
-
-
-def cpu_seconds_of_children() -> float:
-    """Return the processor time of all ended child processes (0 on Windows, which does not keep it)."""
-    times = psutil.Process().cpu_times()
-    return getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-
-
-def copy_for(seat: Path) -> Path:
-    """Copy what one learner needs."""
-    seat.mkdir()
-    for name in ("heartbox", "weights"):
-        shutil.copytree(ROOT / name, seat / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cardiac_dataset.py", *NOTEBOOKS):
-        shutil.copy(ROOT / name, seat)
-    return seat
-
-
-def memory_of(pid: int) -> float:
-    """Return the bytes that a process and its children use, each shared page split among those that share it."""
-    total = 0.0
-    try:
-        process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
-            try:
-                full = one.memory_full_info()
-                total += getattr(full, "pss", full.uss)
-            except psutil.Error:  # it has just ended
-                continue
-    except psutil.Error:
-        return 0.0
-    return total
+    return seconds, sum(tree.cpu_seconds for tree in trees), memory
 
 
 if __name__ == "__main__":
