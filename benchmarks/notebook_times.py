@@ -174,8 +174,8 @@ def table(runs: list[Run]) -> list[str]:
     lines = [
         "# How long the notebooks take",
         "",
-        f"{os.cpu_count()} CPU cores, PyTorch {versions} with {threads} threads, synthetic samples. Each notebook ran in",
-        "a fresh folder with a fresh kernel, whose start is included; installation is not. Wall time and the CPU time of",
+        f"{os.cpu_count()} CPU cores, PyTorch {versions} with {threads} threads, synthetic samples. Each notebook ran",
+        "in a fresh folder with a fresh kernel, whose start is included; installation is not. Wall and CPU time of",
         "all processes, in seconds. The *reference* is a fixed training that ran just before, in a process of its own:",
         "where it took longer than in the other rows, the machine was busy.",
         "",
