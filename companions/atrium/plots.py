@@ -26,7 +26,7 @@ from heartbox.reporting.style import LABEL, PREDICTION, TRAINING_COLOUR, VALIDAT
 
 WHITE_AT = 0.85  # grey value shown as white: few voxels are brighter, and blood lies just below
 GIF_WIDTH = 400  # pixels, about
-OUTLINES = {"label": (LABEL, "-"), "prediction": (PREDICTION, "--")}
+OUTLINES = {"atrium (label)": (LABEL, "-"), "atrium, as found": (PREDICTION, "--")}
 
 
 # ---------------------------------------------------------------- slices
@@ -203,8 +203,8 @@ def gif_through(
             _draw_outline(frame, _enlarged(mask[k, rows, columns], zoom, cv2.INTER_NEAREST), colour, dashed)
         frame = np.concatenate([frame, np.zeros((60, *frame.shape[1:]), np.uint8)])  # words stand below the image
         _write(frame, f"slice {k + 1} of {len(predicted)}", (8, len(frame) - 38), np.full(3, 255.0))
-        _write(frame, "label: solid", (8, len(frame) - 12), colours[0])
-        _write(frame, "prediction: dashed", (170, len(frame) - 12), colours[1])
+        _write(frame, "atrium (label)", (8, len(frame) - 12), colours[0])
+        _write(frame, "as found (dashed)", (190, len(frame) - 12), colours[1])
         frames.append(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
     return save_gif(path, frames, milliseconds=120)
 

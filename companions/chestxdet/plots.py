@@ -64,9 +64,9 @@ def draw_findings(
                     draw_box(ax, box, PREDICTION, dashed=True)
                     words.append((box, f"{findings[label - 1]} {score:.2f}", PREDICTION))
         _write_names(ax, image.shape, words, side)
-    styles = {"label": (LABEL, "-")}
+    styles = {"finding (label)": (LABEL, "-")}
     if answers is not None:
-        styles["detected, with its score"] = (PREDICTION, "--")
+        styles["as found, with its score"] = (PREDICTION, "--")
     image_legend(figure, styles)
     return figure
 

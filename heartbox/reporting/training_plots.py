@@ -157,7 +157,7 @@ def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, 
         "right, bottom border": (PREDICTION, SECOND),
         "means: the answer": (PREDICTION, "--"),
     }
-    image_legend(figure, styles | ({} if box is None else {"label": (LABEL, "-")}))
+    image_legend(figure, styles | ({} if box is None else {"heart (label)": (LABEL, "-")}))
     return figure
 
 
@@ -180,7 +180,7 @@ def draw_reliability(coverage: dict[float, NDArray], names: Sequence[str], films
     ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="exact")
     for edge, (name, style) in enumerate(zip(names, ("o-", "s--", "^-.", "d:"), strict=False)):
         ax.plot(levels, [shares[edge] for shares in coverage.values()], style, markersize=5, linewidth=1, label=name)
-    ax.set(xlabel="level of the margin", ylabel="share of films in which it holds", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="promised share of X-rays", ylabel="share in which the margin holds", xlim=(0, 1), ylim=(0, 1))
     ax.set_aspect("equal")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
