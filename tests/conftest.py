@@ -11,7 +11,6 @@ import pydicom
 import pytest
 import torch
 from helpers import copy_companion, execute, solve, write_processed
-from wrong_answers import WRONG
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no screen is needed to draw
 
@@ -76,14 +75,14 @@ def phantom_pixels(tmp_path_factory) -> np.ndarray:
 def solved_companion(tmp_path_factory) -> Callable[[str], Path]:
     """Return a function that runs a companion once, with its solutions in place of the answers, and gives its folder.
 
-    After each solution the wrong answers are checked. Two tests look at each run: one at the exercises, one at what
-    the notebook prints and writes.
+    After each solution other answers are checked, right and wrong. Two tests look at each run: one at the exercises,
+    one at what the notebook prints and writes.
     """
 
     @functools.cache
     def run(name: str) -> Path:
         folder = copy_companion(tmp_path_factory.mktemp("companion") / "copy")
-        solve(folder / name, WRONG[name])
+        solve(folder / name)
         done = execute(folder, [name])
         assert done.returncode == 0, done.stderr[-3000:]
         return folder

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import torch
+from answers import ALSO_RIGHT, NOTEBOOKS, WRONG
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     HTJ2K,
@@ -47,7 +47,6 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPANIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "companions").glob("*.ipynb"))
 # A proxy that does not exist: whatever asks the network fails at once, so that nothing can depend on it unnoticed.
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-NOTEBOOKS = ["01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb"]
 
 
 def copy_project(folder: Path, notebooks=NOTEBOOKS) -> Path:
@@ -108,14 +107,16 @@ def solution_code(cell) -> str:
     return blocks[0].rstrip()
 
 
-def solve(path: Path, wrong: Mapping[str, Sequence[str]]) -> None:
-    """Put each solution in place of its answer; `wrong` has more answers to each exercise, checked after it."""
+def solve(path: Path) -> None:
+    """Put each solution in place of its answer; after it, check the answers of ``answers``, in cells tagged alike."""
     notebook = nbformat.read(path, 4)
-    for name, (_, answer, check, solution) in exercises_of(notebook).items():
+    name = next(name for name in WRONG if path.as_posix().endswith(name))
+    for exercise, (_, answer, check, solution) in exercises_of(notebook).items():
         answer.source = solution_code(solution)
         further = [
-            nbformat.v4.new_code_cell(f"{code}\n{check.source}", metadata={"tags": ["wrong", name]})
-            for code in wrong[name]
+            nbformat.v4.new_code_cell(f"{code}\n{check.source}", metadata={"tags": [tag]})
+            for tag, table in (("also-right", ALSO_RIGHT), ("wrong", WRONG))
+            for code in table[name].get(exercise, ())
         ]
         after = notebook.cells.index(check) + 1
         notebook.cells[after:after] = further

@@ -1,11 +1,10 @@
-"""Plausible wrong answers to every exercise, each of which its check must refuse.
+"""Plausible wrong answers to every exercise, which its check must refuse, and right ones in another form.
 
-Each is code that stands in place of a right answer, in a notebook that has been run up to there with the solution.
-Nothing is trained for them, except that notebook 03 takes a few steps for one.
+Each is code that stands in place of the solution, in a notebook that has been run with the solution up to there.
+Nothing is trained for them, except that notebook 03 takes a few steps.
 """
 
-from helpers import NOTEBOOKS
-
+NOTEBOOKS = ("01-Preprocessing.ipynb", "02-Dataset.ipynb", "03-Model-Training.ipynb", "04-Interpretability.ipynb")
 ATRIUM, CHESTXDET, PNEUMONIA, VGG16 = (
     f"companions/{name}.ipynb"
     for name in ("Atrium-Segmentation", "ChestX-Det10", "Pneumonia-Classification", "VGG16-Heart-Detection")
@@ -233,6 +232,50 @@ WRONG: dict[str, dict[str, list[str]]] = {
             "boxes_answer = predictions['mended']",
             "boxes_answer = predict(network, val)[0]\nrecipe_answer = started",
             "boxes_answer = None",
+        ],
+    },
+}
+
+ALSO_RIGHT: dict[str, dict[str, list[str]]] = {
+    NOTEBOOKS[0]: {
+        "exercise-1": ["clipped_share = ((narrow == 0) | (narrow == 1)).sum() / narrow.size"],
+        "exercise-2": ["friends_box = scale_boxes(box, frame, (512, 320)).round(1).tolist()"],
+        "exercise-3": ["torn_apart = int((validates[::2] != validates[1::2]).sum())"],
+        "exercise-4": [
+            "joint_mean, joint_std = images[:].astype(np.float64).mean(), images[:].astype(np.float64).std()"
+        ],
+    },
+    NOTEBOOKS[1]: {
+        "exercise-2": ["mirrored_box = transform_box(box, np.array([[-1.0, 0, side], [0, 1, 0]]), 'corners')"],
+        "exercise-4": [
+            "my_augmentation = iaa.Sequential(\n"
+            "    [iaa.Affine(scale={'x': (0.8, 1.2), 'y': (0.8, 1.2)}), iaa.GammaContrast((0.7, 1.7))]\n)"
+        ],
+    },
+    NOTEBOOKS[2]: {
+        "exercise-1": ["shifted_iou = 0.818"],
+        "exercise-2": ["best_constant = np.sort(all_boxes(hearts), axis=0)[(len(hearts) - 1) // 2].tolist()"],
+        "exercise-3": ["hard_bin_error = float(np.abs((true_hearts - 86 + 2) % 4 - 2).mean())"],
+        "exercise-4": ["losses_by_rate = {rate: round(loss, 1) for rate, loss in reversed(losses_by_rate.items())}"],
+        "exercise-5": ["best_iou = history['val_iou'].max()"],
+    },
+    NOTEBOOKS[3]: {
+        "exercise-1": ["heart_width = round(float(np.diff(found.heart[[0, 2]])[0]))"],
+        "exercise-2": [
+            "blackened = np.where(np.abs(np.arange(columns) - found.heart[0]) < columns / 12, 0, xray.image)",
+        ],
+        "exercise-3": ["upside_down = np.flipud(xray.image)"],
+        "exercise-4": ["left_with_relu = float(before[0] + contributions[0][contributions[0] > 0].sum())"],
+        "exercise-5": ["moved_by_map = -moved_by_map"],
+    },
+    ATRIUM: {"exercise-1": ["iou_answer = dice_0 / (2 - dice_0)"]},
+    CHESTXDET: {"exercise-2": ["my_iou = box_iou"]},
+    PNEUMONIA: {"exercise-2": ["average_precision_by_hand = round(network['average_precision'], 5)"]},
+    VGG16: {
+        "exercise-1": ["iou_answer = box_iou(mean_box, truth[0])"],
+        "exercise-3": [
+            "def variation_answer(predicted, labels):\n"
+            "    return np.mean([predicted[:, k].std() / labels[:, k].std() for k in range(4)])",
         ],
     },
 }
