@@ -127,9 +127,9 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
             extent=(0, columns, rows, 0),
         )
         for level, style in ((-0.5, "--"), (0.5, "-")):
-            if np.abs(level) <= (np.sign(level) * maps[edge]).max() / strength:
+            if np.abs(level) <= (np.sign(level) * evidence).max():
                 lines = {"colors": "black", "linestyles": style, "linewidths": 1.2, "extent": (0, columns, 0, rows)}
-                ax.contour(maps[edge] / strength, [level], **lines)
+                ax.contour(evidence, [level], **lines)
         _draw_border(ax, edge, found.heart[edge])
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
     bar.set_ticks([-1, 0, 1], labels=["left or up", "not at all", "right or down"])
