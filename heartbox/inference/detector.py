@@ -29,6 +29,7 @@ from heartbox.inference.quality_checks import (
 )
 from heartbox.inference.result import HeartDetection
 from heartbox.models.config import WeightsConfig
+from heartbox.models.folding import fold_batch_norm
 from heartbox.models.heads import BoxNet
 from heartbox.models.weights import load_weights
 from heartbox.xray.borders import Window
@@ -53,6 +54,7 @@ class HeartDetector:
     def __init__(self, model: BoxNet, config: WeightsConfig):
         self.model = model.eval()
         self.config = config
+        self._folded = fold_batch_norm(self.model)  # the same answers in less time; the digest is that of `model`
 
     @classmethod
     def from_weights(cls, source: str | Path, sha256: str | None = None) -> HeartDetector:
@@ -268,10 +270,10 @@ class HeartDetector:
         image = self.shown(xray)
         return torch.from_numpy((image - self.config.mean) / self.config.std).float()[None, None]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
         """Return coordinates and standard deviations, (N, 4 * targets) each, in pixels of the network's input."""
-        features = self.model.features(x)
-        coordinates, std = self.model.coordinates_and_std(features)
+        features = self._folded.features(x.contiguous(memory_format=torch.channels_last))
+        coordinates, std = self._folded.coordinates_and_std(features)
         coordinates = coordinates.double().numpy()
         return coordinates, np.ones_like(coordinates) if std is None else std.double().numpy()
