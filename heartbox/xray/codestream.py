@@ -201,7 +201,8 @@ def _jpeg2000(frame: bytes) -> Codestream:
         colour="RGB" if transformed else "",
         is_complete=complete,
         # The number of tiles, or that a single tile is as large as the image, is a second witness to the size.
-        is_size_certain=tiles > 1 or (tile_x, tile_y) == (x_end - tile_x_start, y_end - tile_y_start),
+        is_size_certain=(x_start, y_start) == (tile_x_start, tile_y_start)
+        and (tiles > 1 or (tile_x, tile_y) == (columns, rows)),
     )
 
 

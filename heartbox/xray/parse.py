@@ -29,6 +29,12 @@ MAX_ELEMENTS = 20_000
 PIXEL_TAG = 0x7FE00010
 PIXEL_DATA = (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")  # that tag, either byte order
 FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # a dataset without preamble begins with group 2 or 8
+# Elements in the place of Pixel Data (PS3.3 C.7.6.24, C.7.6.25; PS3.5 A.6).
+OTHER_PIXELS = {
+    "FloatPixelData": "the pixels of this DICOM file are floating-point numbers, which are not read",
+    "DoubleFloatPixelData": "the pixels of this DICOM file are floating-point numbers, which are not read",
+    "PixelDataProviderURL": "the pixels of this DICOM file lie on a server",
+}
 ITEM = b"\xfe\xff\0\xe0"
 UNDEFINED = 0xFFFFFFFF
 
@@ -83,14 +89,13 @@ def parse(data: bytes, notes: list[str]) -> tuple[Dataset, PixelElement]:
     # Group 2 is explicit little endian, whatever follows (PS3.10 7.1).
     meta = FileMetaDataset(read_dataset(stream, False, True, stop_when=_stop_when(lambda tag: tag >> 16 != 2)))
     syntax = text(meta, "TransferSyntaxUID", upper=False)
-    if syntax == DeflatedExplicitVRLittleEndian:
+    is_deflated = syntax == DeflatedExplicitVRLittleEndian and not _is_plain(data[stream.tell() :])
+    if is_deflated:
         data = _inflate(data[stream.tell() :])
         stream = io.BytesIO(data)
     elif len(data) > MAX_HEADER_BYTES and not any(tag in data[:MAX_HEADER_BYTES] for tag in PIXEL_DATA):
         raise XRayError(f"no pixels in its first {MAX_HEADER_BYTES // 2**20} MiB. Name an image file.")
-    if not syntax:
-        syntax = _guess_syntax(data[stream.tell() : stream.tell() + 6])
-        notes.append(f"The file names no transfer syntax; {syntax.name} was taken.")
+    syntax = _checked_syntax(syntax, data[stream.tell() : stream.tell() + 6], is_deflated, notes)
     header = read_dataset(
         stream,
         syntax == ImplicitVRLittleEndian,
@@ -98,10 +103,12 @@ def parse(data: bytes, notes: list[str]) -> tuple[Dataset, PixelElement]:
         stop_when=_stop_when(lambda tag: tag == PIXEL_TAG),
     )
     header.file_meta = meta
-    meta.TransferSyntaxUID = UID(syntax)
+    meta.TransferSyntaxUID = syntax
     pixels = _pixel_element(data, stream.tell(), syntax != ExplicitVRBigEndian)
     if pixels is None:
         what = header.SOPClassUID.name if "SOPClassUID" in header else "kind unknown"
+        if elsewhere := next((said for keyword, said in OTHER_PIXELS.items() if keyword in header), ""):
+            raise XRayError(f"{elsewhere} ({what}). Export the image with its pixels, as grey of 8 to 16 bits.")
         raise XRayError(
             f"this DICOM file holds no pixels ({what}), or it is cut off. Name an image file, or fetch it again."
         )
@@ -138,6 +145,24 @@ def _guess_syntax(first: bytes) -> UID:
     if first[:1] == b"\0" and first[1:2] != b"\0":
         return ExplicitVRBigEndian
     return ExplicitVRLittleEndian if _is_vr(first[4:6]) else ImplicitVRLittleEndian
+
+
+def _is_plain(data: bytes) -> bool:
+    """Tell whether data that should be deflated begin as an explicit dataset does."""
+    return data[:2] in FIRST_GROUPS and _is_vr(data[4:6])
+
+
+def _checked_syntax(said: str, first: bytes, is_deflated: bool, notes: list[str]) -> UID:
+    """Return the transfer syntax, by a dataset's first six bytes where the file names none or one that is not true."""
+    guessed, said = _guess_syntax(first), UID(said)
+    if not said:
+        notes.append(f"The file names no transfer syntax; {guessed.name} was taken.")
+        return guessed
+    other_order = first[:2] in FIRST_GROUPS and (said == ExplicitVRBigEndian) != (guessed == ExplicitVRBigEndian)
+    if other_order or (said == DeflatedExplicitVRLittleEndian and not is_deflated):
+        notes.append(f"The file says that it is {said.name}, and is not; {guessed.name} was taken.")
+        return guessed
+    return said
 
 
 def _is_vr(two: bytes) -> bool:

@@ -16,13 +16,17 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from heartbox.utils.atomic import complete_or_absent
+from heartbox.xray.codestream import SOI, read_codestream
 from heartbox.xray.contrast import take_sample
+from heartbox.xray.decode import decode
 from heartbox.xray.errors import XRayError, one_line
 from heartbox.xray.header import PHANTOM_MANUFACTURER
 from heartbox.xray.image import XRay, check_size
 from heartbox.xray.lut import in_blocks, stretch
 
 TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two are BigTIFF
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6  # Photometric Interpretation (TIFF 6.0, tag 262)
+TIFF_COLOURS = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
 JSRT_SIDE = 2048  # pixels
 JSRT_BYTES = 2 * JSRT_SIDE**2
 JSRT_BITS = 12
@@ -46,7 +50,7 @@ def read_picture(path: Path, data: bytes) -> XRay:
             check_size(header.height, header.width)
             frames = getattr(header, "n_frames", 1)
             turned = header.getexif().get(0x0112, 1) not in (0, 1)
-            white_is_zero = kind == "TIFF" and header.tag_v2.get(262) == 0
+            white_is_zero = kind == "TIFF" and header.tag_v2.get(262) == WHITE_IS_ZERO
             # OpenCV 4 fills what a cut-off JPEG lacks with grey and says nothing; Pillow refuses it.
             header.load()
             words = getattr(header, "text", {})
@@ -55,7 +59,13 @@ def read_picture(path: Path, data: bytes) -> XRay:
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         if data.startswith(TIFF_BEGINNINGS):
             return _read_scientific_tiff(path, data)
+        if isinstance(error, UnidentifiedImageError) and data.startswith(SOI):
+            return _read_medical_jpeg(path, data)
         raise XRayError(f"the picture is cut off or damaged ({one_line(error)}). Fetch or export it again.") from error
+    if turned:
+        notes.append("The picture has an EXIF rotation tag, which was not applied: pixels are read as stored.")
+        if kind == "TIFF":  # OpenCV turns it
+            return _read_scientific_tiff(path, data, notes)
     # OpenCV keeps 16 bits of colour where Pillow drops to 8; decoding from memory takes any file name.
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None and kind == "TIFF":
@@ -65,8 +75,6 @@ def read_picture(path: Path, data: bytes) -> XRay:
             f"this {kind} cannot be decoded: it is cut off or damaged (fetch it again), or of a kind that is "
             "not known here (save it as an 8- or 16-bit PNG)."
         )
-    if turned:
-        notes.append("The picture has an EXIF rotation tag, which was not applied: pixels are read as stored.")
     if pixels.ndim == 3:  # OpenCV's order is blue, green, red, alpha
         pixels, coloured = to_grey(pixels[:, :, 2::-1]) if pixels.shape[2] > 2 else (pixels[:, :, 0], False)
         if coloured:
@@ -126,11 +134,27 @@ def _bits_used(pixels: np.ndarray, notes: list[str]) -> int:
     return bits
 
 
-def _read_scientific_tiff(path: Path, data: bytes) -> XRay:
-    """Read a TIFF as scientific software writes it: BigTIFF, 64-bit floats, 32-bit integers."""
+def _read_medical_jpeg(path: Path, data: bytes) -> XRay:
+    """Read a JPEG of the kinds that are used in DICOM and hardly elsewhere: 12 bits, lossless, JPEG-LS."""
+    stream = read_codestream(data)
+    check_size(stream.rows, stream.columns)
+    if stream.components not in (1, 3):
+        raise XRayError(f"the JPEG has {stream.components} components; save it as an 8- or 16-bit PNG.")
+    pixels, damage = decode(stream)
+    notes: list[str] = []
+    if pixels.ndim == 3:  # the first component of YBR is the grey
+        pixels, coloured = to_grey(pixels) if stream.colour != "YBR" else (pixels[:, :, 0], True)
+        if coloured:
+            notes.append("The picture is in colour; it was turned to grey.")
+    image = np.minimum(pixels / np.float32(2**stream.precision - 1), np.float32(1))
+    return XRay(image, path, bits_stored=stream.precision, transfer_syntax="JPEG", damage=damage, notes=tuple(notes))
+
+
+def _read_scientific_tiff(path: Path, data: bytes, notes: list[str] | None = None) -> XRay:
+    """Read a TIFF as it is stored, also of the kinds that scientific software writes: BigTIFF, floats, 32 bits."""
     import tifffile
 
-    notes: list[str] = []
+    notes = notes or []
     try:
         logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is said here
         with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -138,8 +162,11 @@ def _read_scientific_tiff(path: Path, data: bytes) -> XRay:
             check_size(page.imagelength, page.imagewidth)
             if page.samplesperpixel * page.imagedepth > 4:
                 raise XRayError("the TIFF has more than four components a pixel. Save it as a 16-bit PNG.")
+            meaning = page.photometric
+            if meaning not in TIFF_COLOURS and (meaning, page.compression) != (YCBCR, tifffile.COMPRESSION.JPEG):
+                raise XRayError(f"the TIFF's colours are {meaning.name}, which is not read. Save it as a 16-bit PNG.")
             pixels = page.asarray()
-            frames, inverted = len(file.pages), page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            frames, inverted = len(file.pages), meaning == WHITE_IS_ZERO
     except XRayError:
         raise
     except Exception as error:  # tifffile and its decoders raise nearly everything on what they do not know

@@ -1,11 +1,20 @@
 """Files that bend the encoding of DICOM: what is missing, what is cut off, what is deflated."""
 
+import io
+
 import numpy as np
+import pydicom
 import pytest
 from films import RAMP, make
+from helpers import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from heartbox.xray import parse
 from heartbox.xray.errors import XRayError
@@ -76,3 +85,44 @@ def test_damaged_headers_give_an_image_or_an_error(tmp_path_factory, damage):
         return
     assert image.dtype == np.float32 and image.ndim == 2
     assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
+
+
+@pytest.mark.parametrize("true", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    "said", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_a_transfer_syntax_that_is_not_true(tmp_path, phantom_pixels, true, said):
+    """The first element tells the byte order, and whether anything was deflated."""
+    good = tmp_path / "good.dcm"
+    good.write_bytes(encoded(phantom_pixels, true)[0])
+    ds = pydicom.dcmread(good)
+    dataset = good.read_bytes()[132 + 12 + ds.file_meta.FileMetaInformationGroupLength :]
+    ds.file_meta.TransferSyntaxUID = said
+    stream = io.BytesIO()
+    pydicom.filewriter.write_file_meta_info(stream, ds.file_meta)
+    (tmp_path / "film.dcm").write_bytes(bytes(128) + b"DICM" + stream.getvalue() + dataset)
+    if said == DeflatedExplicitVRLittleEndian and true == ImplicitVRLittleEndian:
+        with pytest.raises(XRayError, match="film.dcm: "):
+            load_xray(tmp_path / "film.dcm")
+        return
+    film = load_xray(tmp_path / "film.dcm")
+    np.testing.assert_array_equal(film.image, load_xray(good).image)
+    big = ExplicitVRBigEndian
+    contradicts = said == DeflatedExplicitVRLittleEndian or (true == big) != (said == big)
+    assert any("and is not" in note for note in film.notes) == contradicts
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "said"),
+    [
+        ("FloatPixelData", "OF", "floating-point numbers"),
+        ("DoubleFloatPixelData", "OD", "floating-point numbers"),
+        ("PixelDataProviderURL", "UR", "lie on a server"),
+    ],
+)
+def test_pixels_that_are_elsewhere_are_named(load, phantom_pixels, keyword, vr, said):
+    ds = make(phantom_pixels)
+    del ds.PixelData
+    ds.add_new(pydicom.datadict.tag_for_keyword(keyword), vr, "http://a/b" if vr == "UR" else bytes(800))
+    with pytest.raises(XRayError, match=said):
+        load(ds)

@@ -1,8 +1,10 @@
 """PNG, JPEG, TIFF and raw JSRT films."""
 
+import functools
 import struct
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -182,3 +184,56 @@ def test_a_phantom_saved_as_png_is_not_a_patient(tmp_path):
     dark = load_xray(tmp_path / "dark.png")
     assert not dark.is_synthetic  # an array does not say what it shows
     np.testing.assert_allclose(dark.image, phantom.image / 8, atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_rotation_tag_is_noted_and_not_applied(tmp_path, kind, orientation):
+    """OpenCV applies a TIFF's of its own accord; boxes refer to the pixels as they are stored."""
+    stored = np.add.outer(2 * np.arange(40), 3 * np.arange(60)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if kind == "TIFF":
+        tifffile.imwrite(tmp_path / "film", stored, extratags=[(0x0112, "H", 1, orientation, True)])
+    else:
+        Image.fromarray(stored).save(tmp_path / "film", kind, exif=exif, **({"quality": 98} if kind == "JPEG" else {}))
+    film = load_xray(tmp_path / "film")
+    np.testing.assert_allclose(film.image, stored / 255, atol=0.03 if kind == "JPEG" else 1e-6)
+    assert "rotation tag, which was not applied" in film.notes[0]
+
+
+@pytest.mark.parametrize("photometric", ["palette", "separated"])
+def test_tiff_colours_that_are_not_grey_or_rgb(tmp_path, photometric):
+    """Numbers of colours, or of inks, would be taken for greys."""
+    numbers = np.random.default_rng(0).integers(0, 255, (40, 60), np.uint8)
+    options = {"extratags": [(0x0112, "H", 1, 6, True)]}  # the rotation tag sends it to the other decoder
+    if photometric == "palette":
+        options["colormap"] = np.random.default_rng(1).integers(0, 2**16, (3, 256), np.uint16)
+    else:
+        numbers, options["planarconfig"] = np.repeat(numbers[..., None], 4, -1), "contig"
+    tifffile.imwrite(tmp_path / "film.tif", numbers, photometric=photometric, **options)
+    with pytest.raises(XRayError, match="the TIFF's colours are (PALETTE|SEPARATED), which is not read"):
+        load_xray(tmp_path / "film.tif")
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "lossless", "JPEG-LS", "lossless colour"])
+def test_jpeg_as_dicom_has_it(tmp_path, phantom_pixels, kind):
+    """Other programs write such files out of DICOM as they are."""
+    encode = {
+        "12 bits": functools.partial(imagecodecs.jpeg_encode, level=100, bitspersample=12),
+        "lossless": functools.partial(imagecodecs.jpeg_encode, lossless=True, bitspersample=12, predictor=1),
+        "JPEG-LS": imagecodecs.jpegls_encode,
+        "lossless colour": lambda pixels: imagecodecs.jpegls_encode(np.stack([(pixels >> 4).astype(np.uint8)] * 3, -1)),
+    }[kind]
+    data = encode(phantom_pixels)
+    (tmp_path / "film.jpg").write_bytes(data)
+    film = load_xray(tmp_path / "film.jpg")
+    full = film.image * (2**film.bits_stored - 1)
+    expected = phantom_pixels >> 4 if "colour" in kind else phantom_pixels
+    assert full.shape == phantom_pixels.shape
+    assert film.transfer_syntax == "JPEG"
+    # JPEG-LS states 16 bits where its encoder was not told of fewer.
+    np.testing.assert_allclose(full, expected, atol=8 if kind == "12 bits" else 0.01)
+    (tmp_path / "film.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(XRayError, match="film.jpg: "):
+        load_xray(tmp_path / "film.jpg")
