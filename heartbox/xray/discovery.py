@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pydicom
+from pydicom.errors import InvalidDicomError
 
-from heartbox.xray.errors import printable
+from heartbox.xray.errors import one_line, printable
 from heartbox.xray.picture import is_jsrt
 from heartbox.xray.reader import DICOM_ENDINGS, PICTURE_ENDINGS, begins_like_xray, is_xray_file
 from heartbox.xray.source import XRaySource
@@ -121,9 +122,13 @@ def _members(path: Path) -> list[XRaySource]:
         with zipfile.ZipFile(path) as archive:
             members = [(info.filename, i) for i, info in enumerate(archive.infolist()) if not info.is_dir()]
             members = sorted(members[: MAX_MEMBERS + 1])
-            wanted = [(name, i) for name, i in members if _looks_like_xray(archive, archive.infolist()[i])]
+            inner = {i for name, i in members if _is_inner_zip(name)}
+            wanted = [
+                (name, i) for name, i in members if i in inner or _looks_like_xray(archive, archive.infolist()[i])
+            ]
     except Exception as error:
-        return [_source(path, f"cannot be read as a zip archive ({error}). Fetch it again, or name the images.")]
+        why = one_line(error)
+        return [_source(path, f"cannot be read as a zip archive ({why}). Fetch it again, or name the images.")]
     if len(members) > MAX_MEMBERS:
         return [_source(path, f"holds more than {MAX_MEMBERS} files. Unpack it by hand.")]
     if not wanted:
@@ -132,8 +137,15 @@ def _members(path: Path) -> list[XRaySource]:
     for name, position in wanted:
         times[name] += 1
         again = f" (number {times[name]} of this name)" if times[name] > 1 else ""
-        found.append(XRaySource(printable(f"{path.as_posix()}/{name}") + again, path, name, position=position))
+        error = "a zip archive in a zip archive is not opened. Unpack it by hand." if position in inner else ""
+        called = printable(f"{path.as_posix()}/{name}") + again
+        found.append(XRaySource(called, path, name, error, position))
     return found
+
+
+def _is_inner_zip(member: str) -> bool:
+    path = PurePosixPath(member)
+    return path.suffix.lower() == ".zip" and not path.name.startswith("._")
 
 
 def _looks_like_xray(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
@@ -158,16 +170,21 @@ def _listed(path: Path) -> list[XRaySource]:
             warnings.simplefilter("ignore")  # pydicom warns once for every name that bends the standard
             records = pydicom.dcmread(path).DirectoryRecordSequence
             images = [record for record in records if record.get("DirectoryRecordType") == "IMAGE"]
-            parts = [record.ReferencedFileID for record in images if "ReferencedFileID" in record]
+            parts = [record.ReferencedFileID for record in images if record.get("ReferencedFileID")]
+    except InvalidDicomError:
+        return [_source(path, "cannot be read as a DICOMDIR: damaged, or another kind of file. Name its folder.")]
     except Exception as error:
-        return [_source(path, f"cannot be read as a DICOMDIR ({error}). Name its folder.")]
+        return [_source(path, f"cannot be read as a DICOMDIR ({one_line(error)}). Name its folder.")]
     # A name that leads out of the folder is not a file of this medium.
     root = path.parent.resolve()
     files = [_as_copied(path.parent, [part] if isinstance(part, str) else [str(one) for one in part]) for part in parts]
     inside = [file for file in files if file.resolve().is_relative_to(root)]
-    return [_source(file) for file in inside] or [
-        _source(path, "this DICOMDIR lists no images. Name the folder that holds the images.")
-    ]
+    found = [_source(file) for file in inside]
+    outside = len(files) - len(inside)
+    if outside:
+        which = "" if inside else "lists no images in its folder, and "
+        found.append(_source(path, f"{which}{outside} of its images lie outside its folder, and are not opened."))
+    return found or [_source(path, "this DICOMDIR lists no images. Name the folder that holds the images.")]
 
 
 def _as_copied(folder: Path, parts: list[str]) -> Path:

@@ -180,7 +180,7 @@ def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
     except FileNotFoundError:
         raise XRayError(f"{path}: there is no such file. Check the spelling and the folder.") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise XRayError(f"{path}: this path cannot be opened ({one_line(error)}). Check it.") from error
+        raise XRayError(f"{path}: this path cannot be opened ({_why(error)}). Check it.") from error
     if stat.S_ISDIR(status.st_mode):
         raise XRayError(f"{path}: this is a folder. Name one file in it.")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
@@ -195,7 +195,12 @@ def _read_bytes(path: str | os.PathLike) -> tuple[Path, bytes]:
     try:
         return path, path.read_bytes()
     except (OSError, MemoryError) as error:
-        raise XRayError(f"{path}: the file cannot be read ({one_line(error)}). Check its permissions.") from error
+        raise XRayError(f"{path}: the file cannot be read ({_why(error)}). Check its permissions.") from error
+
+
+def _why(error: Exception) -> str:
+    """Return the reason alone: the system's errors repeat the path, which stands at the head of the message."""
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 # --------------------------------------------------------------------------------------------- arrays

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from heartbox.utils.temporary import FULL, writing_temporary_files
-from heartbox.xray.errors import XRayError
+from heartbox.xray.errors import XRayError, one_line
 from heartbox.xray.reader import MAX_FILE_BYTES
 
 TEMPORARY = "heartbox-"  # how the names of temporary folders begin
@@ -82,7 +82,8 @@ class XRaySource:
                 if isinstance(error, OSError) and error.errno in FULL:
                     with writing_temporary_files():
                         raise
-                raise XRayError(f"{self.name}: cannot be unpacked ({error}). Unpack the archive by hand.") from error
+                why = "it is encrypted" if "encrypted" in str(error) else one_line(error)
+                raise XRayError(f"{self.name}: cannot be unpacked ({why}). Unpack the archive by hand.") from error
             try:
                 yield unpacked
             except XRayError as error:

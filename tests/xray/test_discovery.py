@@ -1,5 +1,6 @@
 """What was named -> images: folders, zips, DICOMDIRs, and what is wrong with each."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -74,6 +75,26 @@ def test_archives_that_cannot_be_read(tmp_path):
         pass
 
 
+def test_an_archive_in_an_archive_and_an_encrypted_member_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as stream:
+        stream.writestr("a.png", png(7))
+    inner = bytearray((tmp_path / "in.zip").read_bytes())
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as stream:
+        stream.writestr("deep/in.zip", bytes(inner))
+        stream.writestr("__MACOSX/._in.zip", "not looked at")
+        stream.writestr("b.png", png(8))
+    good, nested = find_xrays([tmp_path / "out.zip"])
+    assert (good.member, good.error) == ("b.png", "")
+    with pytest.raises(XRayError, match=r"out.zip/deep/in.zip: a zip archive in a zip archive is not"), nested.file():
+        pass
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        inner[inner.index(mark) + place] |= 1
+    (tmp_path / "in.zip").write_bytes(inner)
+    (source,) = find_xrays([tmp_path / "in.zip"])
+    with pytest.raises(XRayError, match=r"in.zip/a.png: cannot be unpacked \(it is encrypted\)"), source.file():
+        pass
+
+
 def test_a_damaged_member(tmp_path):
     archive = tmp_path / "films.zip"
     with zipfile.ZipFile(archive, "w") as stream:
@@ -119,6 +140,14 @@ def test_dicomdirs_that_lead_nowhere(film, tmp_path):
     listing.save_as(tmp_path / "medium" / "DICOMDIR")
     (source,) = find_xrays([tmp_path / "medium" / "DICOMDIR"])
     assert "lists no images" in source.error
+    record.ReferencedFileID = ["FILM"]
+    listing.DirectoryRecordSequence.append(copy.deepcopy(record))
+    record.ReferencedFileID = ["..", "SECRET"]
+    (tmp_path / "medium" / "FILM").write_bytes(film.read_bytes())
+    listing.save_as(tmp_path / "medium" / "DICOMDIR")
+    good, outside = find_xrays([tmp_path / "medium" / "DICOMDIR"])
+    assert (good.path.name, good.error) == ("FILM", "")
+    assert outside.error == "1 of its images lie outside its folder, and are not opened."
 
 
 def test_files_are_taken_as_named(tmp_path):

@@ -1,5 +1,6 @@
 """Any file: an image, or one sentence that names the file and the fault."""
 
+import errno
 import os
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from films import make
 from PIL import Image
 
-from heartbox.xray.errors import XRayError
+from heartbox.xray.errors import XRayError, printable
 from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import as_xray, is_xray_file, load_xray, read_xray
 
@@ -178,3 +179,26 @@ def test_empty_pictures_and_arrays_are_refused(tmp_path, value, grey):
 def test_an_empty_image_in_monochrome1_and_through_a_window(load):
     with pytest.raises(XRayError, match="one even grey .white"):
         load(make(np.full((50, 60), 5, np.uint16), photometric="MONOCHROME1", WindowCenter=2048, WindowWidth=100))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb", r"a\x0ab"),
+        ("a\udce9", r"a\xe9"),
+        ("a\u2028b\u2029", r"a\u2028b\u2029"),
+        ("gnp.\u202emcd", r"gnp.\u202emcd"),  # would be shown as gnp.dcm
+        ("Ünïcödé 胸部 😀", "Ünïcödé 胸部 😀"),
+    ],
+)
+def test_names_are_shown_in_one_line_and_in_their_order(name, shown):
+    assert printable(name) == shown
+    assert str(XRayError(name)) == shown
+
+
+def test_a_path_stands_once_in_an_error(tmp_path):
+    (tmp_path / "loop.dcm").symlink_to("loop.dcm")
+    with pytest.raises(XRayError) as caught:
+        load_xray(tmp_path / "loop.dcm")
+    why = os.strerror(errno.ELOOP)
+    assert str(caught.value) == f"{tmp_path / 'loop.dcm'}: this path cannot be opened ({why}). Check it."
