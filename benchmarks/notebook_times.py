@@ -71,11 +71,11 @@ class Run:
 
 def all_runs() -> list[Run]:
     """Return what is measured, each after what it builds on."""
-    found = [Run("README's first command", first_command(), fast=False)]
-    for fast in (False, True):
+    found = []
+    for fast in (True, False):
         found += [Run(name, (name,), fast, before) for before, name in zip(["", *NOTEBOOKS], NOTEBOOKS, strict=False)]
         found += [Run(name, (name,), fast) for name in COMPANIONS]
-    return found
+    return [*found, Run("README's first command", first_command(), fast=False)]
 
 
 def first_command() -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def check_what_was_said(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*NOTEBOOKS, *COMPANIONS])
 def test_exercises_are_whole(name):
-    found = exercises_of(nbformat.read(ROOT / name, 4))
+    notebook = nbformat.read(ROOT / name, 4)
+    found = exercises_of(notebook)
+    assert sum("click the word *Solution* to open it" in cell.source for cell in notebook.cells) == 1
     assert 3 <= len(found) <= 5
     assert list(WRONG[name]) == list(found)
     assert all(len(wrong) >= 3 for wrong in WRONG[name].values())
