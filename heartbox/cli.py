@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     0; 1 if no image got an answer, or with ``--strict`` if one got none or a DICOM report is missing; 2 if there is
     nothing to work on or nowhere to write; 130 if it was interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["export"] and arguments[-1].endswith((".onnx", "-h", "--help")):  # else a folder of this name
+        return _export(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -37,7 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="heartbox", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="heartbox",
+        description=__doc__.splitlines()[0],
+        epilog="heartbox export WEIGHTS MODEL.onnx writes weights as ONNX: see heartbox export --help",
+    )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
@@ -57,6 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, metavar="FILE", help="add the tracebacks of unexpected errors to this file")
     parser.add_argument("--version", action="version", version=f"heartbox {__version__}")
     return parser
+
+
+def _export(arguments: list[str]) -> int:
+    """Write weights as ONNX; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="heartbox export", description="Write weights as ONNX, for other programs and for faster answers."
+    )
+    parser.add_argument("weights", help="a weights file or an https address")
+    parser.add_argument("target", type=Path, metavar="MODEL.onnx", help="the file to write; --weights takes it too")
+    parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
+    options = parser.parse_args(arguments)
+    from heartbox.models.onnx_files import export_onnx
+
+    try:
+        export_onnx(options.weights, options.target, options.sha256)
+    except (OSError, ValueError) as error:
+        print(_cannot_be_written(error) if isinstance(error, OSError) else error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def _count(text: str) -> int:

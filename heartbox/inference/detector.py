@@ -31,6 +31,7 @@ from heartbox.inference.result import HeartDetection
 from heartbox.models.config import WeightsConfig
 from heartbox.models.folding import fold_batch_norm
 from heartbox.models.heads import BoxNet
+from heartbox.models.onnx_files import OnnxNet, load_onnx
 from heartbox.models.weights import load_weights
 from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
@@ -63,7 +64,8 @@ class HeartDetector:
         Parameters
         ----------
         source : path or str
-            A file, or an https address; what an address gives is kept, so that the next time needs no network.
+            A file, or an https address; what an address gives is kept, so that the next time needs no network. A file
+            that ``heartbox export`` wrote (``.onnx``) answers faster on a processor, and cannot be explained.
         sha256 : str, optional
             What the file's SHA-256 must be. An address needs one; the model card gives it.
 
@@ -76,7 +78,8 @@ class HeartDetector:
         OSError
             If it cannot be fetched.
         """
-        return cls(*load_weights(source, sha256))
+        load = load_onnx if str(source).endswith(".onnx") else load_weights
+        return cls(*load(source, sha256))
 
     def detect(self, source: str | Path | XRay | NDArray) -> HeartDetection:
         """Find the heart in one X-ray.
@@ -203,12 +206,14 @@ class HeartDetector:
         XRayError
             As :meth:`detect`.
         ValueError
-            If there is no such method.
+            If there is no such method, or the weights are an ONNX file, which has no gradients.
         """
+        if isinstance(self.model, OnnxNet):
+            raise ValueError("an ONNX file cannot be explained: load the weights that it was exported from")
         if method not in EXPLANATIONS:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(EXPLANATIONS)}")
         xray = as_xray(source)
-        maps = EXPLANATIONS[method](self.model, self.to_tensor(xray))[0, HEART].numpy()
+        maps = EXPLANATIONS[method](self._folded, self.to_tensor(xray))[0, HEART].numpy()
         on_film = np.zeros((len(maps), *xray.image.shape), np.float32)
         for map_, whole in zip(maps, on_film, strict=True):
             xray.window.of(whole)[...] = cv2.resize(map_, xray.window.shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -100,7 +100,7 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[BoxNet,
     OSError
         If it cannot be fetched.
     """
-    path = _locate(source, sha256)
+    path = locate_weights(source, sha256)
     saved = read_torch_file(path, "Name a file that notebook 03 wrote, or the released one, or fetch it again")
     try:
         if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), Mapping):
@@ -120,7 +120,7 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[BoxNet,
     return model.eval(), config
 
 
-def _locate(source: str | Path, sha256: str | None) -> Path:
+def locate_weights(source: str | Path, sha256: str | None) -> Path:
     """Return the path of a weights file, fetched if need be, and check that it is the one meant."""
     if isinstance(source, str) and "://" in source:
         return fetch_weights(source, sha256)
