@@ -43,8 +43,6 @@ SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None]] = {
     "turned by 10 degrees": (lambda film: turn(film, 10), None),
     "turned by 20 degrees": (lambda film: turn(film, 20), None),
     "turned by 30 degrees": (lambda film: turn(film, 30), None),
-    "half as wide again, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1] // 2))), "plain-border"),
-    "twice as wide, in black": (lambda film: np.pad(film, ((0, 0), (0, film.shape[1]))), "plain-border"),
     "upper half only": (lambda film: film[: len(film) // 2], None),
     "lower half only": (lambda film: film[len(film) // 2 :], None),
     "left half only": (lambda film: film[:, : film.shape[1] // 2], None),

@@ -64,6 +64,34 @@ def test_real_films(detector, real_data):
         assert single.heart == pytest.approx(batch.heart, abs=1e-3)
 
 
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_padded_films_are_answered_as_before(detector, real_data, grey):
+    """A border of up to half a side: the same answer and the same flags."""
+    paths = sorted((real_data / "nih" / "images").glob("*"))[::160]
+    for number, path in enumerate(paths):
+        film = read_xray(path)
+        before, sides = detector.detect(film), [(256, 0), (0, 256), (256, 256), (128, 40)]
+        (top, bottom), (left, right) = sides[number % 4], sides[(number + 1) % 4]
+        padded = np.pad(film, ((top, bottom), (left, right)), constant_values=np.float32(grey))
+        after = detector.detect(padded)
+        change = np.stack([after.heart, after.thorax]) - [left, top, left, top] - [before.heart, before.thorax]
+        assert np.abs(change).max() * 224 / film.shape[0] < 0.5
+        assert after.warning_codes == before.warning_codes
+
+
+@pytest.mark.parametrize("half", ["upper", "lower", "left", "right"])
+def test_halves_are_flagged_on_black_too(detector, real_data, half):
+    """The border is cropped, so half a film on a black page is no less suspicious than half a film."""
+    axis, keep = {"upper": (0, 0), "lower": (0, 1), "left": (1, 0), "right": (1, 1)}[half]
+    flagged = []
+    for film in [read_xray(film.path) for film in film_images(real_data, 20)]:
+        part = np.split(film[: len(film) // 2 * 2, : film.shape[1] // 2 * 2], 2, axis=axis)[keep]
+        room = [(0, 0), (0, 0)]
+        room[axis] = (part.shape[axis] // 2,) * 2
+        flagged.append(bool(detector.detect(np.pad(part, room)).warnings))
+    assert np.mean(flagged) >= (0.5 if half == "lower" else 0.95)
+
+
 @pytest.mark.parametrize("spoil", ["upside down", "turned", "inverted"])
 def test_spoilt_films_are_flagged(detector, real_data, spoil):
     films = [read_xray(film.path) for film in film_images(real_data, 20)]

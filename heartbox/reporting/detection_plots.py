@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from heartbox.boxes import EDGE_NAMES, is_vertical
 from heartbox.reporting.plots import draw_box, for_drawing, image_grid, plain_text, show_xray
 from heartbox.reporting.style import CHEST, DARK_OUTLINE, EVIDENCE_MAP, PREDICTION, TEXT, WIDTH
+from heartbox.xray.borders import Window
 
 if TYPE_CHECKING:
     from heartbox.inference.result import HeartDetection
@@ -109,9 +110,11 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
     found : HeartDetection
         The answer.
     maps : ndarray, shape (4, rows, columns)
-        As :meth:`heartbox.inference.detector.HeartDetector.explain` returns them.
+        As :meth:`heartbox.inference.detector.HeartDetector.explain` returns them. Maps that are not of the film's
+        shape are laid over the part of the film that the network was shown.
     """
-    rows, columns = found.xray.image.shape
+    rows, columns = shape = found.xray.image.shape
+    place = _extent(Window.whole(shape) if maps.shape[1:] == shape else found.xray.window)
     figure, axes = image_grid(4, columns=2, side=WIDTH / 2, aspect=rows / columns, titles=True)
     for edge, ax in enumerate(axes):
         show_xray(ax, found.xray.image, f"{EDGE_NAMES[edge]}: {found.heart[edge]:.0f} px")
@@ -124,11 +127,16 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
             vmin=-1,
             vmax=1,
             alpha=0.85 * np.abs(evidence),
-            extent=(0, columns, rows, 0),
+            extent=place,
         )
         for level, style in ((-0.5, "--"), (0.5, "-")):
             if np.abs(level) <= (np.sign(level) * evidence).max():
-                lines = {"colors": "black", "linestyles": style, "linewidths": 1.2, "extent": (0, columns, 0, rows)}
+                lines = {
+                    "colors": "black",
+                    "linestyles": style,
+                    "linewidths": 1.2,
+                    "extent": (*place[:2], *place[:1:-1]),
+                }
                 ax.contour(evidence, [level], **lines)
         _draw_border(ax, edge, found.heart[edge])
     bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
@@ -158,12 +166,17 @@ def draw_attention(found: HeartDetection, attention: NDArray) -> Figure:
         )
         # Each column (or row) of the map sums to 1, whether the edge is there or not, so 1 cannot end the scale.
         strength = attention[edge] / attention[edge].max()
-        ax.imshow(strength, cmap=ATTENTION_MAP, alpha=0.65 * np.sqrt(strength), extent=(0, columns, rows, 0))
+        ax.imshow(strength, cmap=ATTENTION_MAP, alpha=0.65 * np.sqrt(strength), extent=_extent(found.xray.window))
         _draw_border(ax, edge, found.heart[edge])
     scale = ScalarMappable(Normalize(0, 1), ATTENTION_MAP)
     bar = figure.colorbar(scale, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
     bar.set_label("weight, divided by the largest")
     return figure
+
+
+def _extent(window: Window) -> tuple[int, int, int, int]:
+    """Return where a picture of that part of a film belongs in the axes of the film, as `imshow` takes it."""
+    return window.left, window.right, window.bottom, window.top
 
 
 def _draw_border(ax: Axes, edge: int, place: float) -> None:

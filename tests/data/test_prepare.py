@@ -20,6 +20,7 @@ from heartbox.boxes import box_from_mask, scale_boxes
 from heartbox.data.layouts import RSNA_COLUMNS, RSNA_CSV, fault_of_frame, list_xrays
 from heartbox.data.prepare import prepare, read_film
 from heartbox.data.reading import read_each
+from heartbox.data.store import Statistics
 from heartbox.data.tables import ItemError
 from heartbox.phantom import write_phantoms
 from heartbox.xray.borders import Window
@@ -50,6 +51,42 @@ def test_ctr_boxes_come_from_the_masks_by_hand(tmp_path):
     assert json.loads((tmp_path / "out" / "stats.json").read_text())["split"].startswith("by film")  # PNG: no patient
     assert heart == pytest.approx([89.6, 89.6, 156.8, 156.8])
     assert thorax == pytest.approx([22.4, 22.4, 201.6, 179.2])
+
+
+@pytest.mark.parametrize("grey", [0, 255, 120])
+def test_a_border_is_cropped_with_its_boxes_and_masks(tmp_path, grey):
+    """A padded film gives the same arrays and the same row as the film before the padding."""
+    write_ctr(tmp_path / "plain", count=2, shape=(150, 90))
+    rng = np.random.default_rng(0)
+    for path in sorted((tmp_path / "plain").rglob("png/*.png")):
+        cv2.imwrite(str(path), rng.integers(0, 256, (150, 90), dtype=np.uint8))
+    shutil.copytree(tmp_path / "plain", tmp_path / "padded")
+    for path in (tmp_path / "padded").rglob("*.png"):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        value = grey if path.parent.name == "png" else 0
+        cv2.imwrite(str(path), np.pad(image, ((40, 0), (30, 20)), constant_values=value))
+    plain, padded = (run(tmp_path / name, tmp_path / "out" / name) for name in ("plain", "padded"))
+    pd.testing.assert_frame_equal(plain.labels, padded.labels)
+    for name in ("images.npy", "outlines.npy", "masks.npy"):
+        np.testing.assert_array_equal(*(np.load(tmp_path / "out" / one / name) for one in ("plain", "padded")))
+    assert plain.stats.cropped == {}
+    assert padded.stats.cropped == dict.fromkeys(padded.labels["name"], [40, 190, 30, 120])
+    assert Statistics.load(tmp_path / "out" / "padded") == padded.stats
+    assert "4 of them had a plain border, which was cropped" in padded.summary()
+
+
+def test_boxes_in_a_frame_move_with_the_border(tmp_path):
+    """A box is drawn in a frame of 224 px over the whole file, 320 x 400 pixels; the film is 160 x 200 of them."""
+    pixels = np.full((320, 400), 255)
+    pixels[80:240, 100:300] = np.random.default_rng(0).integers(0, 250, (160, 200))
+    write_rsna(tmp_path / "raw", 3)
+    for number in range(3):
+        write_dicom(tmp_path / f"raw/stage_2_train_images/film-{number}.dcm", pixels)
+    labels = run(tmp_path / "raw", tmp_path / "out").labels
+    assert labels.loc[0, ["rows", "columns"]].tolist() == [160, 200]
+    # 60 to 140 of 224 columns are 107.1 to 250 of 400, so 7.1 to 150 of the film's 200, so 8 to 168 of 224.
+    heart = labels.loc[0, ["heart_x_min", "heart_y_min", "heart_x_max", "heart_y_max"]].tolist()
+    assert heart == pytest.approx([8, 28, 168, 208])
 
 
 def test_phantom_boxes_are_the_exact_ones(tmp_path):

@@ -14,8 +14,9 @@ from heartbox.models.config import Calibration, WeightsConfig
 from heartbox.models.heads import BoxNet
 from heartbox.models.weights import save_weights
 from heartbox.phantom import write_phantoms
+from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast
 from heartbox.xray.errors import XRayError
-from heartbox.xray.image import XRay
+from heartbox.xray.image import XRay, resize_xray
 from heartbox.xray.reader import as_xray, load_xray
 
 
@@ -40,6 +41,58 @@ def test_maps_have_the_shape_of_the_image(weights, method):
     maps = HeartDetector.from_weights(weights).explain(np.random.default_rng(0).uniform(0, 1, (60, 90)), method)
     assert maps.shape == (4, 60, 90)
     assert np.abs(maps).max() < 1e-5  # its answer does not depend on the image: no evidence anywhere
+
+
+@pytest.fixture
+def untrained(tmp_path) -> HeartDetector:
+    """Return a detector whose answer depends on every pixel."""
+    torch.manual_seed(0)
+    model = build_model(head="regression", targets=("heart", "thorax"), size=64)
+    model.start_at(torch.tensor([20.0, 16, 40, 40, 12, 8, 52, 56]))
+    calibration = {"level": 0.9, "images": 50, "scaled": False, "factors": [1.0] * 8, "ctr_factor": 1.0}
+    about = {"mean": 0.5, "std": 0.25, "layout": "ctr", "contrast": NORMALIZED_CONTRAST}
+    save_weights(tmp_path / "m.pt", model, about, targets=["heart", "thorax"], calibration=calibration)
+    return HeartDetector.from_weights(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("grey", [0.0, 1.0, 0.4])
+def test_a_border_moves_the_answer_and_changes_nothing_else(untrained, grey):
+    film = np.random.default_rng(0).uniform(0, 1, (150, 210)).astype(np.float32)
+    padded = np.pad(film, ((60, 20), (75, 105)), constant_values=np.float32(grey))
+    before, after = untrained.detect(film), untrained.detect(padded)
+    assert after.heart == pytest.approx(before.heart + [75, 60, 75, 60], abs=1e-9)
+    assert after.thorax == pytest.approx(before.thorax + [75, 60, 75, 60], abs=1e-9)
+    moved = before.heart_interval + np.array([[75], [60], [75], [60]])
+    np.testing.assert_allclose(after.heart_interval, moved, atol=1e-9)
+    assert (after.ctr, *after.ctr_interval) == pytest.approx((before.ctr, *before.ctr_interval))
+    assert after.warning_codes == before.warning_codes
+    (note,) = set(after.notes) - set(before.notes)
+    assert "border was cropped" in note and "rows 60 to 210 and columns 75 to 285" in note
+    assert not any("border" in note for note in before.notes)
+
+
+def test_a_film_without_a_border_is_shown_as_it_is(untrained):
+    film = as_xray(np.random.default_rng(0).uniform(0, 1, (150, 210)))
+    expected = normalize_contrast(resize_xray(film.image, 64)).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(untrained.shown(film), expected)
+
+
+@pytest.mark.parametrize("method", list(EXPLANATIONS))
+def test_maps_are_zero_in_a_border(untrained, method):
+    film = np.random.default_rng(0).uniform(0, 1, (90, 60)).astype(np.float32)
+    maps = untrained.explain(np.pad(film, ((0, 30), (40, 0)), constant_values=1), method)
+    assert maps.shape == (4, 120, 100)
+    np.testing.assert_array_equal(maps[:, :90, 40:], untrained.explain(film, method))
+    assert np.abs(maps[:, :90, 40:]).max() > 0 == np.abs(maps[:, 90:]).max() == np.abs(maps[:, :, :40]).max()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(100, 300), (300, 100)])
+def test_what_is_left_of_an_oblong_film_is_flagged(untrained, rows, columns):
+    """The shape that counts is that of the film, not that of the page around it."""
+    film = np.random.default_rng(0).uniform(0, 1, (rows, columns))
+    assert "unusual-size" in untrained.detect(np.pad(film, ((300 - rows, 0), (0, 300 - columns)))).warning_codes
+    square = np.random.default_rng(0).uniform(0, 1, (150, 150))
+    assert "unusual-size" not in untrained.detect(np.pad(square, ((0, 0), (0, 300)))).warning_codes
 
 
 def test_an_unknown_method_of_explaining_is_refused(weights):

@@ -151,6 +151,21 @@ def test_the_sign_of_the_evidence_is_seen_in_grey_print(found):
     assert [are_dashed(ax) for ax in (left, top, right)] == [[True, False], [True], []]
 
 
+def test_maps_of_a_cropped_film_lie_over_the_part_that_was_shown(found):
+    film = np.random.default_rng(0).uniform(0, 1, (300, 240)).astype(np.float32)
+    padded = dataclasses.replace(found, xray=as_xray(np.pad(film, ((60, 0), (0, 40)))))
+    inside = [0, 240, 360, 60]  # left, right, bottom, top
+    whole = [0, 280, 360, 0]
+    on_grid = np.random.default_rng(0).normal(size=(4, 7, 7))
+    for figure, expected in (
+        (draw_evidence(padded, on_grid), inside),
+        (draw_evidence(padded, np.ones((4, 360, 280))), whole),
+        (draw_attention(padded, np.abs(on_grid)), inside),
+    ):
+        picture, over = figure.axes[0].get_images()
+        assert (list(picture.get_extent()), list(over.get_extent())) == (whole, expected)
+
+
 def are_dashed(ax) -> list[bool]:
     contours = [child for child in ax.get_children() if isinstance(child, ContourSet)]
     return [bool(pattern) for contour in contours for _, pattern in contour.get_linestyle()]
