@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -79,11 +80,12 @@ def _write_names(
     `words` are box, name and colour: labels are rather written above their box, detections below it.
     """
     rows, columns = shape
-    high, letter = 1.25 * TEXT / 72 / side * rows, 0.62 * TEXT / 72 / side * columns  # an inch has 72 points
+    point = 1.1 * columns / side / 72  # in pixels of the film; the layout leaves a little less than `side` inches
+    high = 1.2 * TEXT * point
     names: list[tuple[float, float, float, float]] = []
     boxes = [box for box, _, _ in words]
     for (x_min, y_min, x_max, y_max), text, colour in words:
-        wide = len(text) * letter
+        wide = TextPath((0, 0), text, TEXT).get_extents().x1 * point
         above, below = y_min - 1.1 * high, y_max + 0.2 * high
         lefts = (x_min, x_max - wide, x_max + 0.2 * high, x_min - wide - 0.2 * high)
         tops = (above, below) if colour == LABEL else (below, above)
@@ -144,11 +146,13 @@ def draw_training(history: pd.DataFrame, baseline: float) -> Figure:
     """Draw a detector's loss and the mean average precision (mAP) on the validation films over the epochs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8), layout="constrained")
     left.plot(history["epoch"], history["train_loss"], "--", color=TRAINING_COLOUR, marker=".", label="training")
-    left.set(title="training films", xlabel="epoch", ylabel="sum of the four losses", ylim=(0, None))
+    left.set(title="training films", xlabel="epoch", ylabel="sum of the four losses")
+    left.set_ylim(0, 1.05 * history["train_loss"].max())
     right.plot(history["epoch"], history["val_map50"], color=VALIDATION_COLOUR, marker="o", label="IoU 0.5")
     right.plot(history["epoch"], history["val_map"], "--", color="#111111", marker="o", label="IoU 0.5 to 0.95")
     right.axhline(baseline, color="grey", linestyle=":", linewidth=2, label="mean boxes, IoU 0.5")
-    right.set(title="validation films", xlabel="epoch", ylabel="mAP", ylim=(0, None))
+    right.set(title="validation films", xlabel="epoch", ylabel="mAP")
+    right.set_ylim(0, 1.1 * max(history["val_map50"].max(), baseline, 0.01))
     for ax in (left, right):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = right.get_legend_handles_labels()

@@ -74,7 +74,7 @@ def page_of_films(
     return figure
 
 
-def _write_signs(ax: Axes, strength: NDArray, shape: tuple[int, int], least: float = 0.3) -> None:
+def _write_signs(ax: Axes, strength: NDArray, shape: tuple[int, int], least: float = 0.4) -> None:
     """Write the sign of each place of a map whose strength is at least `least`."""
     high, wide = np.divide(shape, strength.shape)
     for row, column in np.argwhere(np.abs(strength) >= least):
@@ -88,7 +88,8 @@ def draw_history(history: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2), layout="constrained")
     left.plot(history["epoch"], history["train_loss"], "--", marker=".", label="training", color=TRAINING_COLOUR)
     left.plot(history["epoch"], history["val_loss"], marker=".", label="validation", color=VALIDATION_COLOUR)
-    left.set(title="loss", xlabel="epoch", ylabel="weighted cross-entropy", ylim=(0, None))
+    left.set(title="loss", xlabel="epoch", ylabel="weighted cross-entropy")
+    left.set_ylim(0, 1.1 * history[["train_loss", "val_loss"]].max(axis=None))
     right.plot(history["epoch"], history["val_auroc"], marker=".", color=VALIDATION_COLOUR, label="validation")
     right.axhline(0.5, color="grey", linestyle=":", label="chance")
     right.set(title="ranking", xlabel="epoch", ylabel="AUROC", ylim=(0.3, 1))

@@ -39,7 +39,7 @@ def draw_history(history: pd.DataFrame, baseline_mae: float) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(WIDTH, 3.4), layout="constrained")
     left.plot(history["epoch"], history["train_loss"], "--", label="training", color=TRAINING_COLOUR)
     left.plot(history["epoch"], history["val_loss"], label="validation", color=VALIDATION_COLOUR)
-    left.set(title="loss", ylabel="loss", ylim=(0, None))
+    left.set(title="loss", ylabel="loss", ylim=(0, 1.1 * history[["train_loss", "val_loss"]].max(axis=None)))
     left.legend()
     middle.plot(history["epoch"], history["val_mae"], color=VALIDATION_COLOUR, label="network")
     middle.axhline(baseline_mae, color="grey", linestyle=":", label="mean box")
