@@ -1,4 +1,4 @@
-"""What an ill patient's film shows beside the healthy anatomy: plain values, drawn in `ward`, drawn upon elsewhere.
+"""What an ill patient's film shows beside the healthy anatomy: plain values, chosen at random in `ward`.
 
 Knows neither random numbers nor shapes.
 """
@@ -46,7 +46,7 @@ class Illness:
     devices: tuple[str, ...] = ()  # of DEVICES
     text: tuple[str, ...] = ()  # burnt into the corners
     source: float | None = None  # distance from focus to detector, mm, where it is not the view's usual one
-    lung_height: float = 1.0  # factor: a patient who lies has short lungs
+    lung_height: float = 1.0  # factor; the lungs of a patient lying down are shorter
     mediastinum: float = 1.0  # factor on the width of the upper mediastinum
     raised_domes: tuple[float, float] = (0.0, 0.0)  # right and left half of the diaphragm, fractions of the lung height
     sway: tuple[float, float] = (0.0, 0.0)  # sideways curve of the whole trunk: mm and phase in radians

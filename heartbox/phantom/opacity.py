@@ -67,7 +67,7 @@ def opacity_map(subject: Subject, body: Body) -> np.ndarray:
 
 
 def _effusion(each: Opacity, out, v, top, rng):
-    """Fluid of an upright patient: highest at the chest wall, with a concave upper border (the meniscus)."""
+    """Fluid in an upright patient: highest at the chest wall, with a concave upper border (the meniscus)."""
     level = 1.0 - (1.0 - 0.1 * rng.random()) * (0.06 + 0.74 * each.size)
     rise = (0.05 + 0.16 * min(each.size + 0.3, 1)) * rng.uniform(0.7, 1.3)
     surface = level - rise * np.clip(out, 0, 1) ** 4 - 0.03 * np.clip(1 - out, 0, 1) ** 4
@@ -75,7 +75,7 @@ def _effusion(each: Opacity, out, v, top, rng):
 
 
 def _veil(each: Opacity, out, v, top, rng):
-    """Fluid of a patient who lies: it spreads behind the lung, thickest at the base."""
+    """Fluid in a patient lying down: it spreads behind the lung and is thickest at the base."""
     start = rng.uniform(0.0, 0.6)
     return (0.35 + 0.3 * each.size) + (0.65 - 0.3 * each.size) * _step(v - start, 0.12) + 0 * out
 
@@ -100,7 +100,7 @@ def _retrocardiac(each: Opacity, out, v, top, rng):
 
 
 def _opaque_lung(each: Opacity, out, v, top, rng):
-    """Lung without air, from some height downwards or wholly."""
+    """Lung without air, as a whole or from some height downwards."""
     start = 0.75 * (1 - each.size) + 0.06 * clouds(rng, 6, CELLS)
     return _step(v - start + 0.1, 0.07) + 0 * out
 
@@ -116,7 +116,7 @@ def _oedema(each: Opacity, out, v, top, rng):
 
 
 def _patches(each: Opacity, out, v, top, rng):
-    """Patches in both lungs, as in viral pneumonia and in respiratory distress: the outer and lower parts most."""
+    """Patches in both lungs, mostly in the outer and lower parts, as in viral pneumonia and respiratory distress."""
     noise = clouds(rng, 9, CELLS) + 0.7 * clouds(rng, 22, CELLS) + 0.4 * clouds(rng, 60, CELLS)
     where = 0.5 * np.clip(out, 0, 1) + 0.9 * np.clip(v, 0, 1) - 1.3 + 1.2 * each.size
     return _step(0.7 * noise + 1.5 * where - 0.2, 0.6)

@@ -51,7 +51,7 @@ def make_ill(subject: Subject) -> Subject:
     rotation = float(f.choice([-1, 1]) * f.uniform(6, 20)) if f.random() < 0.35 else subject.rotation_deg
     opacities = tuple(_opacities(f, lying))
     ctr = float(np.clip(subject.ctr + enlarged + (f.uniform(0, 0.035) if lying else 0), 0.38, 0.74))
-    # What has collapsed pulls the heart over, a large effusion pushes it away.
+    # A collapsed lung pulls the heart towards it; a large effusion pushes the heart away.
     pull = sum(
         o.side * f.normal(-0.03 if o.kind == "effusion" else 0.05, 0.05)
         for o in opacities
@@ -76,7 +76,7 @@ def make_ill(subject: Subject) -> Subject:
     return replace(
         subject,
         film_id=f"{subject.film_id}-ill",
-        tissue=min(subject.tissue * float(f.uniform(1.0, 2.0)), 75.0),  # as of a heavy patient, swollen with fluid
+        tissue=min(subject.tissue * float(f.uniform(1.0, 2.0)), 75.0),  # as in a heavy patient, or one swollen with fluid
         scoliosis=scoliosis,
         breast=subject.breast * (0.15 if lying else 0.5),  # it flattens, and slides aside
         has_pacemaker=subject.has_pacemaker or pacemaker,
