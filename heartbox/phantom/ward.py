@@ -76,7 +76,7 @@ def make_ill(subject: Subject) -> Subject:
     return replace(
         subject,
         film_id=f"{subject.film_id}-ill",
-        tissue=min(subject.tissue * float(f.uniform(1.0, 2.0)), 75.0),  # as in a heavy patient, or one swollen with fluid
+        tissue=min(subject.tissue * float(f.uniform(1.0, 2.0)), 75.0),  # heavy, or swollen with fluid
         scoliosis=scoliosis,
         breast=subject.breast * (0.15 if lying else 0.5),  # it flattens, and slides aside
         has_pacemaker=subject.has_pacemaker or pacemaker,
