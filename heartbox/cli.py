@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__.splitlines()[0],
         epilog="heartbox export WEIGHTS MODEL.onnx writes weights as ONNX: see heartbox export --help",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
+    parser.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
     parser.add_argument("--csv", type=Path, help="write one row per image to this file; default: print the answers")
@@ -83,6 +83,12 @@ def _export(arguments: list[str]) -> int:
         print(_cannot_be_written(error) if isinstance(error, OSError) else error, file=sys.stderr)
         return 2
     return 0
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path would take it for the folder that the command was given in
+        raise argparse.ArgumentTypeError("an empty name: is a variable of your script unset?")
+    return Path(text)
 
 
 def _count(text: str) -> int:

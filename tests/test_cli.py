@@ -426,3 +426,11 @@ def test_no_place_for_temporary_files(weights, films, tmp_path, capsys, monkeypa
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
     assert main(arguments) == 2
     assert "No usable temporary directory found in" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in(capsys):
+    """As a script gives it whose variable is unset."""
+    with pytest.raises(SystemExit) as ended:
+        main([""])
+    assert ended.value.code == 2
+    assert "an empty name: is a variable of your script unset?" in capsys.readouterr().err

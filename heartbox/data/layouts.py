@@ -338,13 +338,18 @@ def fault_of_frame(frame: tuple[int, int], shape: tuple[int, int]) -> str:
     """
     if min(frame) < 1:
         return f"the frame of its box is {frame[1]} x {frame[0]} pixels (width x height)"
-    ratio = (frame[1] / frame[0]) / (shape[1] / shape[0])
-    if frame[0] == frame[1] or abs(ratio - 1) <= MOST_STRETCHED:
+    rows, columns = frame
+    if rows == columns or _is_as_oblong(rows / columns, shape):
         return ""
     return (
-        f"its box was drawn in a frame of {frame[1]} x {frame[0]} pixels (width x height), but the image has "
-        f"{shape[1]} x {shape[0]}; are img_shape_x and img_shape_y swapped?"
+        f"its box was drawn in a frame of {columns} x {rows} pixels (width x height), but the image has "
+        f"{shape[1]} x {shape[0]}; "
+        + ("are img_shape_x and img_shape_y swapped?" if _is_as_oblong(columns / rows, shape) else "is it another one?")
     )
+
+
+def _is_as_oblong(height_per_width: float, shape: tuple[int, int]) -> bool:
+    return abs(height_per_width * shape[1] / shape[0] - 1) <= MOST_STRETCHED
 
 
 def _fault_of_film(path: Path, frame: tuple[int, int]) -> str:

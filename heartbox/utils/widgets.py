@@ -13,7 +13,9 @@ from typing import Any
 
 from heartbox.utils.notebook import StopHere
 
-LONGEST_NAME = 150  # characters; file systems allow 255 bytes
+LONGEST_NAME = 150  # bytes; file systems allow 255, and a letter of Chinese takes three
+# Not in a name on one system or another; the last ones turn the direction of writing, which shows another name.
+UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\u2028-\u202e\u2066-\u2069]')
 
 _BROWSER = """
 const PART = 1 << 20;
@@ -186,5 +188,5 @@ class FileReceiver:
 def _plain_name(name: str) -> str:
     """Return a name that does not lead out of its folder, whatever the browser calls the file."""
     bare = PurePath(str(name).replace("\\", "/")).name
-    bare = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", bare)[-LONGEST_NAME:]
+    bare = UNSAFE.sub("_", bare).encode("utf-8", "replace")[-LONGEST_NAME:].decode("utf-8", "ignore")
     return bare if bare.strip(". ") else "film"

@@ -310,6 +310,11 @@ def test_frames(frame, shape, fits):
     assert (fault_of_frame(frame, shape) == "") == fits
 
 
+def test_a_frame_is_called_swapped_only_where_that_would_mend_it():
+    assert "are img_shape_x and img_shape_y swapped?" in fault_of_frame((512, 400), (400, 512))
+    assert fault_of_frame((300, 400), (160, 144)).endswith("the image has 144 x 160; is it another one?")
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path, monkeypatch):
     """The reader refuses such a file too; that one film made all statistics NaN must not depend on it."""
     write_rsna(tmp_path / "raw", 1)

@@ -39,6 +39,9 @@ def test_without_anywidget_there_is_no_button(monkeypatch, tmp_path):
         ("..", "film"),
         ("a\nb\x00?.dcm", "a_b__.dcm"),
         ("x" * 300 + ".dcm", "x" * 146 + ".dcm"),
+        ("胸" * 120 + ".dcm", "胸" * 48 + ".dcm"),  # three bytes each, and a disk counts bytes
+        ("\ud800film.dcm", "?film.dcm"),
+        ("\u202emcd.exe", "_mcd.exe"),
     ],
 )
 def test_a_file_is_written_under_its_own_name(tmp_path, name, kept):
