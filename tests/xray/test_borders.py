@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from heartbox.boxes import box_from_mask
-from heartbox.phantom import render, sample_subject
+from heartbox.phantom import make_ill, render, sample_subject
 from heartbox.xray.borders import Window, find_content, plain_border
 from heartbox.xray.reader import read_xray
 
@@ -117,6 +117,17 @@ def test_heart_and_lungs_are_never_cut():
         window = find_content(phantom.image)
         for mask in (phantom.heart_mask, phantom.left_lung_mask, phantom.right_lung_mask):
             assert window.of(mask).sum() == mask.sum()
+
+
+def test_nothing_is_cut_that_can_be_seen_on_ill_phantoms():
+    """Their collimation may hide the top of a lung; fluid and white bases must not be taken for a border."""
+    for index in range(20):
+        phantom = render(make_ill(sample_subject(3, index)), SIDE)
+        outside = np.ones((SIDE, SIDE), bool)
+        find_content(phantom.image).of(outside)[...] = False
+        assert not (outside & phantom.heart_mask).any()
+        for lung in (phantom.left_lung_mask, phantom.right_lung_mask):
+            assert not phantom.image[outside & lung].any()  # black: not exposed
 
 
 def test_the_window_does_not_depend_on_the_range_of_greys(phantoms):
