@@ -50,12 +50,17 @@ class HeartDetector:
     config : WeightsConfig
         As stored beside the weights: ``mean``, ``std``, ``size``, ``targets`` and, where there is one,
         ``calibration``.
+
+    Attributes
+    ----------
+    network : BoxNet
+        The same network for inference alone (:func:`heartbox.models.folding.fold_batch_norm`).
     """
 
     def __init__(self, model: BoxNet, config: WeightsConfig):
         self.model = model.eval()
         self.config = config
-        self._folded = fold_batch_norm(self.model)  # the same answers in less time; the digest is that of `model`
+        self.network = fold_batch_norm(self.model)
 
     @classmethod
     def from_weights(cls, source: str | Path, sha256: str | None = None) -> HeartDetector:
@@ -213,7 +218,7 @@ class HeartDetector:
         if method not in EXPLANATIONS:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(EXPLANATIONS)}")
         xray = as_xray(source)
-        maps = EXPLANATIONS[method](self._folded, self.to_tensor(xray))[0, HEART].numpy()
+        maps = EXPLANATIONS[method](self.network, self.to_tensor(xray))[0, HEART].numpy()
         on_film = np.zeros((len(maps), *xray.image.shape), np.float32)
         for map_, whole in zip(maps, on_film, strict=True):
             xray.window.of(whole)[...] = cv2.resize(map_, xray.window.shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -278,7 +283,7 @@ class HeartDetector:
     @torch.inference_mode()
     def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
         """Return coordinates and standard deviations, (N, 4 * targets) each, in pixels of the network's input."""
-        features = self._folded.features(x.contiguous(memory_format=torch.channels_last))
-        coordinates, std = self._folded.coordinates_and_std(features)
+        features = self.network.features(x.contiguous(memory_format=torch.channels_last))
+        coordinates, std = self.network.coordinates_and_std(features)
         coordinates = coordinates.double().numpy()
         return coordinates, np.ones_like(coordinates) if std is None else std.double().numpy()
