@@ -12,7 +12,20 @@ from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import generate_uid
+from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
+    EnhancedXAImageStorage,
+    EnhancedXRFImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+    generate_uid,
+)
 
 from heartbox.xray.errors import XRayError
 from heartbox.xray.header import integer, text
@@ -36,6 +49,20 @@ REQUIRED = {
     "ReferringPhysicianName": 64,
 }
 OPTIONAL = {"PatientAge": 4, "IssuerOfPatientID": 64, "StudyDescription": 64}
+# Kinds of X-ray image that may have several frames.
+MULTI_FRAME = (
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+    EnhancedXAImageStorage,
+    EnhancedXRFImageStorage,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
+    BreastTomosynthesisImageStorage,
+)
 FORMS = {
     "PatientSex": r"[MFO]",
     "PatientAge": r"\d{3}[DWMY]",
@@ -96,7 +123,8 @@ def source_header(path: str | Path) -> Source:
         if value or keyword in REQUIRED:
             setattr(header, keyword, value or None)
     header.Rows, header.Columns = integer(source, "Rows"), integer(source, "Columns")
-    header.NumberOfFrames = max(integer(source, "NumberOfFrames"), 1)
+    # The frame that a report is about may be named only where the kind of image has several (PS3.3 10.3).
+    header.NumberOfFrames = max(integer(source, "NumberOfFrames"), 1) if header.SOPClassUID in MULTI_FRAME else 1
     # Unless the source denies it there may be words in its pixels, and there are some in a picture made from it.
     header.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation") == "NO" else "YES"
     note = (

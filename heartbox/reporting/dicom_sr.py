@@ -50,7 +50,7 @@ def write_measurement_report(path: str | Path, source: str | Path, found: HeartD
     """Write the two widths and their ratio as a Comprehensive SR (TID 1500) that refers to the source image.
 
     The notes of the answer (an AP view, a pixel spacing measured at the detector) are included as comments. Where the
-    source has several frames, the report refers to the first one, which is the one that was read.
+    source is of a kind that has several frames, the report refers to the first one, which is the one that was read.
 
     Parameters
     ----------

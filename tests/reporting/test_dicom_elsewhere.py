@@ -83,6 +83,26 @@ def test_validators_accept_the_reports_of_real_films(detector, real_data, tmp_pa
 
 
 @needs_validators
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_validators_accept_the_reports_of_odd_headers(detector, phantoms, tmp_path, monkeypatch):
+    """Several frames, of a kind that has them and of one that has not, and identifiers that are not valid."""
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    changes = [
+        {"NumberOfFrames": 2},
+        {"NumberOfFrames": 2, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.12.2"},
+        {"StudyInstanceUID": "1.02.3", "SeriesInstanceUID": "x", "SOPInstanceUID": "1.2."},
+    ]
+    films = [tmp_path / f"odd-{i}.dcm" for i in range(len(changes))]
+    for path, elements in zip(films, changes, strict=True):
+        odd = pydicom.dcmread(phantoms[0])
+        odd.PixelData *= elements.get("NumberOfFrames", 1)
+        for keyword, value in elements.items():
+            setattr(odd, keyword, value)
+        odd.save_as(path)
+    check(detector, films, tmp_path)
+
+
+@needs_validators
 def test_the_validators_do_complain_of_what_is_wrong(detector, phantoms, tmp_path):
     report, overlay = write_both(detector, phantoms[0], tmp_path)
     for path in (report, overlay):

@@ -210,19 +210,22 @@ def test_identifiers_that_no_archive_takes_are_replaced(weights, film, tmp_path,
     assert capture.ImageComments in [one.value for one in reports[0].iterall() if one.keyword == "TextValue"]
 
 
-def test_a_report_about_a_film_of_several_frames_means_the_first(weights, film, tmp_path):
+@pytest.mark.parametrize("kind", ["1.2.840.10008.5.1.4.1.1.7.3", "1.2.840.10008.5.1.4.1.1.12.2", None])
+def test_a_report_about_a_film_of_several_frames_means_the_first(weights, film, tmp_path, kind):
     source = pydicom.dcmread(film)
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = kind or source.SOPClassUID
     source.NumberOfFrames, source.PixelData = 3, source.PixelData * 3
     source.save_as(tmp_path / "film.dcm")
     found = HeartDetector.from_weights(weights).detect(tmp_path / "film.dcm")
     assert any("First frame of 3 read. To have the others answered" in note for note in found.notes)
     report = pydicom.dcmread(write_measurement_report(tmp_path / "sr.dcm", tmp_path / "film.dcm", found))
     frames = [one.value for one in report.iterall() if one.keyword == "ReferencedFrameNumber"]
-    assert frames and set(frames) == {1}
+    # Validators object to a frame's number where the kind of image has no frames.
+    assert set(frames) == ({1} if kind else set())
     capture = pydicom.dcmread(
         write_secondary_capture(tmp_path / "sc.dcm", tmp_path / "film.dcm", draw_detection(found))
     )
-    assert capture.SourceImageSequence[0].ReferencedFrameNumber == 1
+    assert capture.SourceImageSequence[0].get("ReferencedFrameNumber") == (1 if kind else None)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
