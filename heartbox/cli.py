@@ -45,10 +45,22 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__.splitlines()[0],
         epilog="heartbox export WEIGHTS MODEL.onnx writes weights as ONNX: see heartbox export --help",
     )
-    parser.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="X-ray files, folders, zips or DICOMDIRs")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=_path_or_address,
+        metavar="PATH",
+        help="X-ray files, folders, zips, DICOMDIRs or addresses (s3://...), or lists of these in a .txt file",
+    )
     parser.add_argument("--weights", help="a file or an https address; default: released, else those of notebook 03")
     parser.add_argument("--sha256", help="what the weights' SHA-256 must be; an address needs it")
-    parser.add_argument("--csv", type=Path, help="write one row per image to this file; default: print the answers")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write one row per image to this file; a name in .parquet is a folder of parts, for archives; default: "
+        "print the answers",
+    )
     parser.add_argument("--overlays", type=Path, metavar="DIR", help="draw each answer into this folder")
     parser.add_argument("--reports", type=Path, metavar="DIR", help="write each answer there as pictures and JSON")
     parser.add_argument("--dicom-sr", type=Path, metavar="DIR", help="write a DICOM measurement report of each there")
@@ -60,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="processes that share the films, default 1; with 0 a film that crashes ends the run",
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="let the workers of this dask cluster answer; needs --csv NAME.parquet"
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="add the tracebacks of unexpected errors to this file")
     parser.add_argument("--version", action="version", version=f"heartbox {__version__}")
@@ -85,10 +100,10 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
-def _path(text: str) -> Path:
+def _path_or_address(text: str) -> str | Path:
     if not text:  # Path would take it for the folder that the command was given in
         raise argparse.ArgumentTypeError("an empty name: is a variable of your script unset?")
-    return Path(text)
+    return text if "://" in text else Path(text)  # as a path, s3://bucket would lose a slash
 
 
 def _count(text: str) -> int:
@@ -115,6 +130,8 @@ def _run(options: argparse.Namespace) -> int:
     if checked.error:
         print(checked.error, file=sys.stderr)
         return 2
+    if _in_parts(options):
+        return _answer_archive(options, jobs, outputs, checked.digest, passed_over)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.csv, checked.digest) if options.csv else None
@@ -122,10 +139,24 @@ def _run(options: argparse.Namespace) -> int:
         print(journal.message, file=sys.stderr)
     outcomes = run_films(jobs, outputs, journal, outputs.is_complete, options.workers, options.log)
     rows = _write_answers(options.csv, outcomes, journal)
-    _print_summary(rows, passed_over)
+    failed, flagged = (sum(row[column] is not None for row in rows) for column in ("error", "warnings"))
+    _print_summary(len(rows), failed, flagged, passed_over)
     refused = _print_refused(outcomes, [kind for kind in ("sr", "sc") if kind in folders])
-    failed = sum(outcome.problem is not None for outcome in outcomes)
     return int(failed == len(rows) or (options.strict and failed + refused > 0))
+
+
+def _in_parts(options: argparse.Namespace) -> bool:
+    return options.csv is not None and options.csv.suffix.lower() == ".parquet"
+
+
+def _answer_archive(
+    options: argparse.Namespace, jobs: list[FilmJob], outputs: Outputs, digest: str, passed_over: list[Path]
+) -> int:
+    from heartbox.reporting.parts import answer_archive
+
+    counts = answer_archive(jobs, outputs, digest, options.csv, options.scheduler, options.workers, options.log)
+    _print_summary(counts.films, counts.failed, counts.flagged, passed_over)
+    return int(counts.failed == counts.films or (options.strict and counts.failed > 0))
 
 
 def _unusable(options: argparse.Namespace) -> str:
@@ -133,6 +164,10 @@ def _unusable(options: argparse.Namespace) -> str:
     from heartbox.reporting.export import TABLE_COLUMNS
 
     csv = options.csv
+    if _in_parts(options):
+        return _unusable_for_parts(options)
+    if options.scheduler:
+        return "--scheduler: an archive's table is a folder of parts; name it with --csv NAME.parquet"
     if csv and csv.is_dir():
         return f"--csv {csv}: this is a folder; name a file in it"
     if csv and csv.exists() and not csv.is_file():
@@ -149,6 +184,17 @@ def _unusable(options: argparse.Namespace) -> str:
     return ""
 
 
+def _unusable_for_parts(options: argparse.Namespace) -> str:
+    if options.csv.is_file():
+        return f"--csv {options.csv}: this is a file; an archive's table is a folder of parts, so name another"
+    if options.workers == 0 and not options.scheduler:
+        return "--workers 0: a table in Parquet is made by at least one worker"
+    others = [name for name in FOLDERS.values() if getattr(options, name)]
+    if others:
+        return f"--{others[0].replace('_', '-')}: pictures and reports need a table that is a csv"
+    return ""
+
+
 def _find_jobs(options: argparse.Namespace) -> tuple[list[FilmJob], list[Path]]:
     """Return the films to answer and the files that were passed over, or say why there are no films."""
     from heartbox.inference.archive import make_jobs, without_own_outputs
@@ -158,7 +204,7 @@ def _find_jobs(options: argparse.Namespace) -> tuple[list[FilmJob], list[Path]]:
     folders = [getattr(options, name) for name in FOLDERS.values() if getattr(options, name)]
     jobs = make_jobs(without_own_outputs(find_xrays(options.paths, passed_over), folders, passed_over))
     if not jobs:
-        named = ", ".join(path.as_posix() for path in options.paths)
+        named = ", ".join(path if isinstance(path, str) else path.as_posix() for path in options.paths)
         others = f"; {len(passed_over)} files of other kinds are there" if passed_over else ""
         print(f"{named}: no X-ray files (DICOM, PNG, JPEG, TIFF){others}", file=sys.stderr)
     return jobs, passed_over
@@ -206,11 +252,9 @@ def describe(row: dict) -> str:
     return "\n".join(lines)
 
 
-def _print_summary(rows: list[dict], passed_over: list[Path]) -> None:
-    failed = sum(row["error"] is not None for row in rows)
-    flagged = sum(row["warnings"] is not None for row in rows)
+def _print_summary(films: int, failed: int, flagged: int, passed_over: list[Path]) -> None:
     print(
-        f"{len(rows)} image{'s' * (len(rows) != 1)}, {len(rows) - failed} answered, {flagged} with warnings, "
+        f"{films} image{'s' * (films != 1)}, {films - failed} answered, {flagged} with warnings, "
         f"{failed} could not be read"
         + (f"; files of other kinds passed over: {len(passed_over)}" if passed_over else ""),
         file=sys.stderr,

@@ -135,8 +135,7 @@ def run_films(
                     raise OutputError(outcome.fatal)
                 if journal:
                     journal.note(job, outcome)
-                if log and outcome.tracebacks:
-                    _append(log, f"{outcome.name}\n{outcome.tracebacks}\n")
+                log_traceback(log, outcome)
                 bar.update()
             outcomes.append(outcome)
     return outcomes
@@ -148,12 +147,21 @@ def _answers(jobs: Sequence[FilmJob], answer: Callable[[FilmJob], Outcome], work
         return
     answers = parallel_map(answer, jobs, "films", processes=workers, progress=False, keep_going=True)
     for job, outcome in zip(jobs, answers, strict=True):
-        if isinstance(outcome, Failure):
-            name = printable(job.source.name)
-            kind, way_out = ("crash", "Leave it out") if outcome.died else ("error", "Run it alone to see where")
-            problem = Problem(name, kind, f"no answer: {outcome.message}. {way_out}.")
-            outcome = Outcome(name, problem=problem, tracebacks=outcome.traceback)
-        yield outcome
+        yield without_answer(job, outcome) if isinstance(outcome, Failure) else outcome
+
+
+def without_answer(job: FilmJob, failure: Failure) -> Outcome:
+    """Return the outcome of a film whose process failed."""
+    name = printable(job.source.name)
+    kind, way_out = ("crash", "Leave it out") if failure.died else ("error", "Run it alone to see where")
+    problem = Problem(name, kind, f"no answer: {failure.message}. {way_out}.")
+    return Outcome(name, problem=problem, tracebacks=failure.traceback)
+
+
+def log_traceback(log: Path | None, outcome: Outcome) -> None:
+    """Add the traceback of an unexpected exception to a log file, where there are both."""
+    if log and outcome.tracebacks:
+        _append(log, f"{outcome.name}\n{outcome.tracebacks}\n")
 
 
 def _append(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import platform
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +49,17 @@ class Outputs:
         What their SHA-256 must be.
     folders : dict
         Where to write, for each kind of `ENDINGS` that was asked for.
+    parent : int or None
+        Process without which the others end; None for the workers of a cluster, which outlive a run.
+    digest : str
+        SHA-256 that the weights must have wherever a film is answered; empty where they are those of this machine.
     """
 
     weights: str | None
     sha256: str | None
     folders: dict[str, Path]
-    parent: int = field(default_factory=os.getpid)
+    parent: int | None = field(default_factory=os.getpid)
+    digest: str = ""
 
     def paths(self, stem: str) -> dict[str, Path]:
         """Return the file of each kind that was asked for."""
@@ -65,9 +71,12 @@ class Outputs:
 
     def __call__(self, job: FilmJob) -> Outcome:
         """Return the outcome of one film; nothing is raised but what ends a program."""
-        if os.getpid() != self.parent and os.getppid() != self.parent:
+        if self.parent is not None and self.parent not in (os.getpid(), os.getppid()):
             os._exit(1)  # the run that wanted this was killed: do not write into the folders of the next one
         name = printable(job.source.name)
+        if self.digest and (checked := check_weights(self)).digest != self.digest:
+            why = checked.error or "not those that the run was begun with"
+            return Outcome(name, fatal=f"the weights on {platform.node()}: {why}")
         try:
             with job.source.file() as path:
                 return self._answer(job, name, path)

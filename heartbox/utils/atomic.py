@@ -36,11 +36,12 @@ def complete_or_absent(path: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        The temporary path, with the same suffix.
+        The temporary path, with the same suffix. Its name begins with a dot: who reads all files of a folder, such as
+        the parts of a Parquet table, passes over it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield part
         part.replace(path)

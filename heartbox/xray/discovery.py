@@ -1,6 +1,6 @@
-"""What was named on a command line -> the X-ray files in it: files, folders, DICOMDIRs and zip archives.
+"""What was named on a command line -> the X-ray files in it: files, folders, DICOMDIRs, zip archives, lists, addresses.
 
-Knows names and archives; opens no image.
+Knows names, lists and archives; opens no image.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import os
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from heartbox.xray.errors import one_line, printable
+from heartbox.xray.address import is_address, list_address
+from heartbox.xray.errors import XRayError, one_line, printable
 from heartbox.xray.picture import is_jsrt
 from heartbox.xray.reader import DICOM_ENDINGS, PICTURE_ENDINGS, begins_like_xray, is_xray_file
 from heartbox.xray.source import XRaySource
 
 MAX_MEMBERS = 100_000
+LIST_ENDING = ".txt"
 
 
 def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = None) -> list[XRaySource]:
@@ -31,7 +33,8 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
     ----------
     paths : iterable of path
         Files, each taken as it is; folders, searched for X-ray files in and below them; DICOMDIR files, whose images
-        are listed; zip archives, whose members are.
+        are listed; zip archives, whose members are; addresses such as ``s3://bucket/folder``, searched like folders,
+        but by name alone. A file that ends in ``.txt`` is a list with one of these on each line.
     passed_over : list of Path, optional
         Gets the files in folders that do not look like X-rays.
 
@@ -41,8 +44,11 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
         In the order named, each folder's and archive's by name. What cannot be listed is one source with its error.
     """
     found = []
-    for path in map(Path, paths):
-        if _is_possible(path) and path.is_dir():
+    for named in _with_lists(paths):
+        path = Path(named)
+        if is_address(named):
+            found += _at_address(named, passed_over)
+        elif _is_possible(path) and path.is_dir():
             locked: list[OSError] = []
             for one in _files_below(path, locked):
                 if _is_zip(one):
@@ -62,8 +68,29 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
     return found
 
 
-def _source(path: Path, error: str = "") -> XRaySource:
-    return XRaySource(printable(path.as_posix()), path, error=error)
+def _with_lists(paths: Iterable[str | Path]) -> Iterator[str | Path]:
+    """Yield what was named, and in place of a list, what it names."""
+    for named in paths:
+        path = Path(named)
+        if path.suffix.lower() == LIST_ENDING and _is_possible(path) and path.is_file():
+            with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+                yield from filter(None, map(str.strip, lines))
+        else:
+            yield named
+
+
+def _at_address(address: str, passed_over: list[Path] | None) -> list[XRaySource]:
+    try:
+        films, others = list_address(address)
+    except XRayError as error:
+        return [_source(address, str(error).removeprefix(f"{printable(address)}: "))]
+    if passed_over is not None:
+        passed_over += map(Path, others)
+    return [XRaySource(printable(film), Path(film), address=film) for film in films]
+
+
+def _source(path: str | Path, error: str = "") -> XRaySource:
+    return XRaySource(printable(path if is_address(path) else path.as_posix()), Path(path), error=error)
 
 
 def _is_possible(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""One image that the user named, as a file or as a member of a zip archive, and a path to read it from.
+"""One image that the user named, as a file, a member of a zip archive or an address, and a path to read it from.
 
 Knows archives and temporary folders; opens no image.
 """
@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from heartbox.utils.temporary import FULL, writing_temporary_files
-from heartbox.xray.errors import XRayError, one_line
+from heartbox.xray.address import open_address, reason_of
+from heartbox.xray.errors import XRayError, printable
 from heartbox.xray.reader import MAX_FILE_BYTES
 
 TEMPORARY = "heartbox-"  # how the names of temporary folders begin
@@ -42,6 +43,8 @@ class XRaySource:
         Why nothing can be read; empty where reading is worth trying.
     position : int
         Where the member stands in the archive's list: two members may have the same name.
+    address : str
+        Where it is fetched from, ``s3://bucket/film.dcm``; empty for what lies on this machine's disks.
     """
 
     name: str
@@ -49,45 +52,55 @@ class XRaySource:
     member: str = ""
     error: str = ""
     position: int = 0
+    address: str = ""
 
     @contextlib.contextmanager
     def file(self) -> Iterator[Path]:
-        """Give a path to read from; a member of an archive is unpacked for as long as this lasts.
+        """Give a path to read from; a member of an archive, or what is fetched, is there for as long as this lasts.
 
         Raises
         ------
         XRayError
-            If there is an `error`, or the member cannot be unpacked.
+            If there is an `error`, or the member cannot be unpacked or fetched.
         NoTemporaryFolder
-            If there is no place to unpack it to.
+            If there is no place to unpack or fetch it to.
         """
         if self.error:
             raise XRayError(f"{self.name}: {self.error}")
-        if not self.member:
-            yield self.path
-            return
-        with temporary_folder() as folder:
-            # A name in an archive may lead anywhere; its last part, without its folders, leads nowhere.
-            unpacked = folder / f"member{PurePosixPath(self.member).suffix[:10]}"
+        with contextlib.ExitStack() as stack:
+            path = self.path
+            if self.member or self.address:
+                # A name in an archive may lead anywhere; its last part, without its folders, leads nowhere.
+                copy = f"member{PurePosixPath(self.member or self.address).suffix[:10]}"
+                path = stack.enter_context(temporary_folder()) / copy
+                self._copy_to(path)
             try:
-                with (
-                    zipfile.ZipFile(self.path) as archive,
-                    archive.open(archive.infolist()[self.position]) as stream,
-                    unpacked.open("wb") as target,
-                ):
-                    shutil.copyfileobj(_Limited(stream, self.name), target)
-            except XRayError:
-                raise
-            except Exception as error:  # damaged, encrypted, of an unknown compression: zipfile has one for each
-                if isinstance(error, OSError) and error.errno in FULL:
-                    with writing_temporary_files():
-                        raise
-                why = "it is encrypted" if "encrypted" in str(error) else one_line(error)
-                raise XRayError(f"{self.name}: cannot be unpacked ({why}). Unpack the archive by hand.") from error
-            try:
-                yield unpacked
+                yield path
             except XRayError as error:
-                raise XRayError(str(error).replace(str(unpacked), self.name)) from error
+                raise XRayError(str(error).replace(printable(path), self.name)) from error
+
+    def _copy_to(self, target: Path) -> None:
+        done, way_out = ("fetched", "") if self.address else ("unpacked", " Unpack the archive by hand.")
+        try:
+            with self._stream() as stream, target.open("wb") as file:
+                shutil.copyfileobj(_Limited(stream, self.name), file)
+        except XRayError:
+            raise
+        except Exception as error:  # zipfile and each protocol have one for each fault
+            if isinstance(error, OSError) and error.errno in FULL:
+                with writing_temporary_files():
+                    raise
+            why = "it is encrypted" if "encrypted" in str(error) else reason_of(error)
+            raise XRayError(f"{self.name}: cannot be {done} ({why}).{way_out}") from error
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[BinaryIO]:
+        if self.address:
+            with open_address(self.address) as stream:
+                yield stream
+        else:
+            with zipfile.ZipFile(self.path) as archive, archive.open(archive.infolist()[self.position]) as stream:
+                yield stream
 
 
 @contextlib.contextmanager
