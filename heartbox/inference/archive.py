@@ -26,7 +26,7 @@ LINE = re.compile(rb"([0-9a-f]{8}) (\{.*\})")  # of the journal: a checksum and 
 LINE_BEGUN = re.compile(rb"[0-9a-f]{0,8}|[0-9a-f]{8} (\{[ -~]*)?")  # what a stopped run may leave of one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # an archive has a million of them
 class FilmJob:
     """One film of a run.
 

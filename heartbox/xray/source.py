@@ -26,7 +26,7 @@ IN_USE = "in-use"
 GRACE = 60.0  # seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # an archive has a million of them
 class XRaySource:
     """One image that was named, or something named that holds none.
 

@@ -85,7 +85,7 @@ def test_a_killed_worker_and_a_film_that_kills_lose_no_film_and_double_none(sche
         killing.join()
     assert seen == Counter(range(200))
     assert {name: problem.kind for name, problem in crashes.items()} == {"kills": "crash"}
-    assert crashes["kills"].reason.startswith("kills: no answer: its worker died twice while it did nothing else")
+    assert crashes["kills"].reason.startswith("no answer: its worker died twice while it did nothing else")
     tries = answerer.tries()
     assert tries["kills"] in (2, 3)  # twice alone, and before that, unless the worker was killed first, with others
     assert set(tries) == set(names) and max(tries.values()) <= 3
