@@ -26,9 +26,10 @@ def make_augmentation(strength: str = "published") -> iaa.Augmenter:
 
     Parameters
     ----------
-    strength : {"published", "strong"}
+    strength : {"published", "strong", "ward"}
         ``"published"``, the recipe of the exercise: gamma contrast, then scale, rotation (degrees) and translation
-        (pixels). ``"strong"``: see :func:`heartbox.augmentation.strong_augmentation`.
+        (pixels). ``"strong"``, and ``"ward"``, which adds what is seen on films of ill patients: see
+        :func:`heartbox.augmentation.strong_augmentation`.
 
     Raises
     ------
@@ -42,9 +43,9 @@ def make_augmentation(strength: str = "published") -> iaa.Augmenter:
                 iaa.Affine(scale=(0.8, 1.2), rotate=(-10, 10), translate_px={"x": (-10, 10), "y": (-10, 10)}),
             ]
         )
-    if strength == "strong":
-        return strong_augmentation()
-    raise ValueError(f"unknown augmentation {strength!r}: choose 'published' or 'strong'")
+    if strength in ("strong", "ward"):
+        return strong_augmentation(ward=strength == "ward")
+    raise ValueError(f"unknown augmentation {strength!r}: choose 'published', 'strong' or 'ward'")
 
 
 def augment_pair(
@@ -90,7 +91,7 @@ class CardiacDataset(Dataset):
         The processed folder that 01-Preprocessing.ipynb writes.
     split : str
         ``"train"`` or ``"val"``.
-    augment : bool or {"published", "strong"}
+    augment : bool or {"published", "strong", "ward"}
         Whether to augment, and how (:func:`make_augmentation`; True is ``"published"``). Leave it off to measure.
     targets : sequence of str
         Whose boxes to give: ``"heart"``, ``"thorax"`` or both, in this order.

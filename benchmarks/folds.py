@@ -1,4 +1,7 @@
-"""Train recipes on folds of the Cardiothoracic Ratio dataset and answer each film with a network that never saw it.
+"""Train recipes on folds of the labelled films and answer each film with a network that never saw it.
+
+The films with masks are those of the Cardiothoracic Ratio dataset; beside them are films whose side borders were read
+by eye (read_films.py). Every row answers both kinds; only some rows learn from the second.
 
 Every training keeps its checkpoints and predictions under a work folder: a run that was stopped resumes, and a finished
 one is not repeated. The scripts beside this module turn the answers into tables.
@@ -10,6 +13,8 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +22,8 @@ import pandas as pd
 import torch
 from common import split_nih
 from pseudo_labels import read_unlabelled, write_self_training
-from torch.utils.data import Dataset
+from read_films import UNREAD, fold_of_read_films, join_read_films
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES, HEART
@@ -25,12 +31,16 @@ from heartbox.data.layouts import CTR_EXCLUDED
 from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
 from heartbox.data.splits import assign_folds
-from heartbox.data.store import write_split
+from heartbox.data.store import Statistics, write_split
 from heartbox.evaluation.conformal import calibrate, coverage
 from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box, predict
 from heartbox.models.config import Calibration
+from heartbox.models.heads import BoxNet
+from heartbox.models.orientation import HALVES, ORIENTATIONS, cut, reorient
 from heartbox.models.weights import load_weights, save_weights
+from heartbox.training.device import choose_device
 from heartbox.training.loop import fit
+from heartbox.training.orientation import fit_orientation
 from heartbox.training.recipes import RECIPES, BoxTask, Recipe, make_model
 from heartbox.utils.atomic import complete_or_absent
 
@@ -46,6 +56,7 @@ ROWS: dict[str, Recipe] = {
     "classic VGG16": dataclasses.replace(CLASSIC, backbone="vgg16", epochs=1),
     "sensible regression": dataclasses.replace(RECIPES["sensible"], epochs=REGRESSION_EPOCHS),
     "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
+    "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms", augment="ward"),
     # The network of the row above labels films that have no labels; training continues on those and its own films.
     "edges, self-trained": dataclasses.replace(RECIPES["edges"], start="teacher", epochs=10, learning_rate=1e-3),
 }
@@ -100,6 +111,44 @@ def prepare_folds(data: Path, work: Path, normalize: bool = True) -> pd.DataFram
     return labels
 
 
+def prepare_read_folds(labels: pd.DataFrame, data: Path, work: Path) -> pd.DataFrame:
+    """Write the folders in which films read by eye stand beside those with masks.
+
+    Fold k is ``work/without-read/k``, whose training films are those with masks, and ``work/with-read/k``, whose
+    training films are both kinds. Both are validated on both kinds. The NIH films that nobody read, of other patients,
+    are the split "upright", from which the orientation head learns.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        From :func:`prepare_folds`.
+    data : Path
+        See :func:`read_films.read_borders`.
+    work : Path
+        The work folder.
+
+    Returns
+    -------
+    DataFrame
+        All films with their ``fold``; -1 for those in none.
+    """
+    joint = join_read_films(work / "processed", data, work / "joint")
+    fold = fold_of_read_films(joint, FOLDS)
+    fold[: len(labels)] = labels["fold"]
+    joint["fold"] = fold
+    masked, upright = np.arange(len(joint)) < len(labels), (joint["source"] == UNREAD).to_numpy()
+    for k in range(FOLDS):
+        split = np.where(fold == k, "val", np.where(fold >= 0, "train", "unused")).astype(object)
+        split[upright] = "upright"
+        write_split(work / "joint", work / "with-read" / str(k), split, f"fold {k}, with read films")
+        split[(split == "train") & ~masked] = "unused"
+        write_split(work / "joint", work / "without-read" / str(k), split, f"fold {k}")
+    everything = np.where(fold >= 0, "train", "unused").astype(object)
+    everything[upright] = "upright"
+    write_split(work / "joint", work / "with-read" / "everything", everything, "everything")
+    return joint
+
+
 def unlabelled(work: Path, nih: Path | None = None) -> Path:
     """Return the file of films without labels; read them from the folder of NIH films if it does not exist yet."""
     path = work / "unlabelled.npz"
@@ -132,18 +181,22 @@ def pretrain(work: Path) -> Path:
 
 
 def train_one(
-    folder: Path, recipe: Recipe, out: Path, seed: int, watched: Dataset | None = None
+    folder: Path, recipe: Recipe, out: Path, seed: int, watched: Dataset | None = None, workers: int = 0
 ) -> tuple[torch.nn.Module, CardiacDataset, float]:
     """Train a recipe on a processed folder; return the network, its training films and the seconds it took.
 
-    The validation films, or `watched` if given, are measured after each epoch and decide nothing.
+    The validation films whose boxes are wholly known, or `watched` if given, are measured after each epoch and decide
+    nothing.
     """
     train = CardiacDataset(folder, "train", recipe.augment, recipe.targets, recipe.rule, bool(recipe.mask_weight))
-    watched = watched or CardiacDataset(folder, "val", targets=recipe.targets)
+    if watched is None:
+        val = CardiacDataset(folder, "val", targets=recipe.targets)
+        watched = Subset(val, np.flatnonzero(~np.isnan(all_boxes(val)).any(axis=1)).tolist())
     torch.manual_seed(seed)
     model = make_model(recipe, train)
     print(f"{out.parent.name}, {out.name}: {len(train)} films, {recipe.epochs} epochs", flush=True)
-    history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=sys.stdout.isatty())
+    show = sys.stdout.isatty()
+    history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=show, workers=workers)
     return model, train, history.attrs["seconds"]
 
 
@@ -184,7 +237,45 @@ def read_answers(path: Path) -> dict[str, np.ndarray]:
     return {OLD_NAMES.get(name, name): values for name, values in np.load(path).items()}
 
 
-def answer(folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED) -> dict[str, np.ndarray]:
+def learn_orientation(model: BoxNet, folder: Path, seed: int, splits: Sequence[str] = ("train", "upright")) -> None:
+    """Train the orientation head of a network on the films of some splits of a folder."""
+    parts = [CardiacDataset(folder, split, "strong") for split in splits]
+    fit_orientation(model, ConcatDataset(parts), black_plus_white(parts[0].stats), seed=seed)
+
+
+def black_plus_white(stats: Statistics) -> float:
+    """Return the sum of the normalised values of black and white, as :func:`reorient` needs it."""
+    return (1 - 2 * stats.mean) / stats.std
+
+
+def look_at_variants(model: BoxNet, films: Dataset, black_and_white: float) -> dict[str, np.ndarray]:
+    """Show a network every film in every orientation and every half of it.
+
+    Returns
+    -------
+    dict
+        ``variants``, their names, (V,), and ``variant_std`` of the edges, (N, V, edges), in pixels.
+    """
+    changes = {name: partial(reorient, orientation=name, black_and_white=black_and_white) for name in ORIENTATIONS[:7]}
+    changes |= {f"{name} half": partial(cut_box, box=box) for name, box in HALVES.items()}
+    std, device = [], choose_device()
+    model.to(device)
+    with torch.no_grad():
+        for x, *_ in DataLoader(films, 16):
+            each = [model.coordinates_and_std(model.features(change(x.to(device))))[1] for change in changes.values()]
+            std.append(torch.stack(each, dim=1).cpu().numpy())
+    model.to("cpu")
+    return {"variants": np.array(list(changes)), "variant_std": np.concatenate(std)}
+
+
+def cut_box(x: torch.Tensor, box: tuple[float, float, float, float]) -> torch.Tensor:
+    """Cut films to one of :data:`heartbox.models.orientation.HALVES`."""
+    return cut(x, *box)
+
+
+def answer(
+    folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED, workers: int = 0
+) -> dict[str, np.ndarray]:
     """Train on a folder's training films and answer its validation films, or load the answers of an earlier run."""
     path = out / "answers.npz"
     settings = describe(folder, recipe, seed, work)
@@ -194,7 +285,7 @@ def answer(folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED
             return found
     labelled = folder
     folder, started = resolve_start(folder, recipe, out, work, seed)
-    model, train, seconds = train_one(folder, started, out, seed)
+    model, train, seconds = train_one(folder, started, out, seed, workers=workers)
     val = CardiacDataset(folder, "val", targets=("heart", "thorax"))
     predicted, std = predict(model, val)
     answers = {
@@ -208,6 +299,7 @@ def answer(folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED
     if std is not None:
         answers["std"] = std
         answers["std_mirrored"] = predict(model, Mirrored(val))[1]
+        answers |= look_at_variants(model, val, black_plus_white(val.stats))
     with complete_or_absent(path) as part:
         np.savez(part, **answers)
     return answers

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
+from read_films import borrow_outlines
 from torch import nn
 from torch.utils.data import Dataset
 
 from heartbox.boxes import HEART, box_areas
-from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, Statistics, load_labels, write_processed
+from heartbox.data.store import BOX_COLUMNS, ProcessedXRay, Statistics, films_of, load_labels, write_processed
 from heartbox.evaluation.metrics import predict
 from heartbox.utils.parallel import parallel_map
-from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import resize_xray
@@ -124,7 +123,7 @@ def write_self_training(
     keep = np.sort(np.argsort(uncertainty, kind="stable")[: round(share * np.isfinite(uncertainty).sum())])
 
     def films() -> Iterator[ProcessedXRay]:
-        yield from _films_of(labelled)
+        yield from films_of(labelled)
         for i in keep:
             record = {"name": names[i], "source": source, "rows": size, "columns": size}
             record |= dict(zip(BOX_COLUMNS, answers[i].ravel(), strict=True))
@@ -136,40 +135,6 @@ def write_self_training(
     rule = f"{stats.split}; {len(keep)} more training films are labelled by a network"
     write_processed(out, films(), lambda: (splits, rule), size, stats.layout, stats.seed, stats.contrast)
     return out
-
-
-def borrow_outlines(boxes: NDArray, others: NDArray, outlines: NDArray) -> NDArray[np.float64]:
-    """Return outlines for boxes without masks: those of the film with the most similar boxes, stretched to fit.
-
-    Parameters
-    ----------
-    boxes : ndarray, shape (targets, 4)
-        Boxes of the film without masks.
-    others : ndarray, shape (N, targets, 4)
-        Boxes of the films with masks.
-    outlines : ndarray, shape (N, targets, points, 2)
-        Outlines of the films with masks.
-
-    Returns
-    -------
-    ndarray, shape (targets, points, 2)
-        Each lies within its box and touches all four sides.
-    """
-    nearest = np.abs(others - boxes).sum(axis=(1, 2)).argmin()
-    low, high = others[nearest, :, None, :2], others[nearest, :, None, 2:]
-    relative = (outlines[nearest] - low) / (high - low)
-    return boxes[:, None, :2] + relative * (boxes[:, None, 2:] - boxes[:, None, :2])
-
-
-def _films_of(folder: Path) -> Iterator[ProcessedXRay]:
-    """Yield the films of a processed folder as they were written."""
-    arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "outlines", "masks"))
-    images, outlines, masks = arrays
-    labels = load_labels(folder).drop(columns="split")
-    patients, cropped = pd.read_csv(folder / "patients.csv")["patient"], Statistics.load(folder).cropped
-    for i, record in enumerate(labels.to_dict("records")):
-        window = Window(*cropped[record["name"]]) if record["name"] in cropped else None
-        yield ProcessedXRay(np.asarray(images[i]), record, str(patients[i]), outlines[i], masks[i], cropped=window)
 
 
 class _Images(Dataset):

@@ -14,16 +14,23 @@ import numpy as np
 from heartbox.boxes import Rule, clip_boxes, transform_box, transform_outline
 from heartbox.imgaug_compat import KeypointsOnImage
 from heartbox.imgaug_compat import augmenters as iaa
+from heartbox.ward_effects import add_ward_effects
 
 
-def strong_augmentation() -> iaa.Augmenter:
+def strong_augmentation(ward: bool = False) -> iaa.Augmenter:
     """Return a chain of random changes that imitates films of other hospitals.
 
     It changes field of view, proportions, tilt, exposure, tone curve, shading, sharpness and noise, and adds a
     collimator's border or an object in the way. It never inverts an image, because films are read with bone bright.
+
+    Parameters
+    ----------
+    ward : bool
+        Whether to imitate films of ill patients too, see :mod:`heartbox.ward_effects`.
     """
     return iaa.Sequential(
         [
+            *([_step(add_ward_effects)] if ward else []),
             # Field of view and proportions: oblong films are squeezed into a square.
             iaa.Affine(scale=(0.75, 1.25), cval=(0.0, 0.3), mode=["constant", "edge"]),
             iaa.Affine(

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -341,6 +341,22 @@ def write_processed(
     skipped = write_problems(out / "skipped.csv", problems)
     stats.save(out)
     return Prepared(out, labels, stats, skipped, low_contrast)
+
+
+def films_of(folder: str | Path) -> Iterator[ProcessedXRay]:
+    """Yield the films of a processed folder as they were written, to write them again with others."""
+    folder, labels = Path(folder), load_labels(folder).drop(columns="split")
+    present = [name for name in ARRAYS if (folder / name).is_file()]
+    arrays = {name: map_array(folder, name, len(labels)) for name in present}
+    patients, cropped = (
+        read_table(folder / "patients.csv", ("name", "patient"))["patient"],
+        Statistics.load(folder).cropped,
+    )
+    for i, record in enumerate(labels.to_dict("records")):
+        outlines, coverage = (arrays[name][i] if name in arrays else None for name in ("outlines.npy", "masks.npy"))
+        window = Window(*cropped[record["name"]]) if record["name"] in cropped else None
+        image = np.asarray(arrays["images.npy"][i])
+        yield ProcessedXRay(image, record, str(patients[i]), outlines, coverage, cropped=window)
 
 
 def write_split(processed: str | Path, out: str | Path, split: Sequence[str], rule: str = "given") -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 from heartbox.models.backbones import BACKBONES
 from heartbox.models.heads import HEADS
+from heartbox.models.orientation import ORIENTATIONS
 from heartbox.xray.contrast import NORMALIZED_CONTRAST
 
 # Stored in the config of every weights file, so that any other file is refused.
@@ -132,6 +133,8 @@ class WeightsConfig:
         of early versions, whose images did not.
     calibration : Calibration or None
         None where the weights have no margins.
+    orientations : tuple of str
+        Names of the orientation head's classes; () for a network without that head.
     notes : dict
         Anything else that was saved, such as recipe, epochs and seed.
 
@@ -151,6 +154,7 @@ class WeightsConfig:
     contrast: str = ""
     hidden: tuple[int, ...] = ()
     calibration: Calibration | None = None
+    orientations: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -172,6 +176,10 @@ class WeightsConfig:
             raise ValueError(f"{len(self.hidden)} hidden layers are more than {MOST_LAYERS}")
         for width in self.hidden:
             _check_whole("hidden width", width, low=1, high=WIDEST_LAYER)
+        if self.orientations and (self.orientations != ORIENTATIONS or self.head != "edges"):
+            raise ValueError(
+                f"orientations are {list(self.orientations)} ({self.head}), not {list(ORIENTATIONS)} (edges)"
+            )
         if self.calibration is not None and len(self.calibration.factors) != 4 * len(self.targets):
             raise ValueError(
                 f"the calibration has {len(self.calibration.factors)} factors for {4 * len(self.targets)} edges"
@@ -196,8 +204,8 @@ class WeightsConfig:
         missing = [key for key in REQUIRED if key not in saved]
         if missing:
             raise ValueError(f"the config lacks {', '.join(missing)}")
-        known = {key: saved[key] for key in (*REQUIRED, "contrast", "hidden") if key in saved}
-        for key in ("targets", "hidden"):
+        known = {key: saved[key] for key in (*REQUIRED, "contrast", "hidden", "orientations") if key in saved}
+        for key in ("targets", "hidden", "orientations"):
             if key in known:
                 if not _is_list(known[key]):
                     raise ValueError(f"{key} is {known[key]!r}, not a list")
@@ -221,6 +229,7 @@ class WeightsConfig:
             **({"contrast": self.contrast} if self.contrast else {}),
             "targets": list(self.targets),
             **({"calibration": self.calibration.to_dict()} if self.calibration else {}),
+            **({"orientations": list(self.orientations)} if self.orientations else {}),
             **self.notes,
         }
 

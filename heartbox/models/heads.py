@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heartbox.boxes import EDGES_PER_BOX, is_vertical
+from heartbox.models.orientation import OrientationHead
 
 HEADS = ("regression", "edges")
 
@@ -82,6 +83,8 @@ class BoxNet(nn.Module):
         Whether the backbone started from ImageNet weights.
     mask_head : nn.Module or None
         Auxiliary output for the targets' masks, used in training only.
+    orientation_head : OrientationHead or None
+        Tells how a film lies.
     """
 
     head_name: ClassVar[str]
@@ -94,6 +97,7 @@ class BoxNet(nn.Module):
         self.backbone, self.targets, self.size, self.hidden = backbone, targets, size, tuple(hidden)
         self.pretrained = False
         self.mask_head: nn.Module | None = None
+        self.orientation_head: OrientationHead | None = None
 
     @property
     def has_linear_head(self) -> bool:
@@ -107,6 +111,13 @@ class BoxNet(nn.Module):
     def predict_distribution(self, features: Tensor) -> EdgeDistributions | None:
         """Turn the last feature map into the distributions of the edges; None for a head without distributions."""
         return None
+
+    def predict_orientation(self, features: Tensor) -> Tensor | None:
+        """Return the logits of :data:`heartbox.models.orientation.ORIENTATIONS`, (N, orientations).
+
+        None for a network without that head.
+        """
+        return None if self.orientation_head is None else self.orientation_head(features)
 
     def coordinates_and_std(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn the last feature map into coordinates and their standard deviations.
@@ -145,6 +156,16 @@ class BoxNet(nn.Module):
             If the head cannot learn from masks.
         """
         raise ValueError(f"the {self.head_name} head cannot learn from masks: set mask_weight to 0")
+
+    def add_orientation_head(self) -> None:
+        """Add an untrained output that tells how a film lies.
+
+        Raises
+        ------
+        ValueError
+            If the head has no features that are laid out like the film.
+        """
+        raise ValueError(f"the {self.head_name} head cannot tell how a film lies: use the edges head")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images, (N, 1, size, size), to coordinates, (N, 4 * targets), in pixels."""
@@ -232,6 +253,10 @@ class EdgesNet(BoxNet):
         It improves the features and is not needed for an answer, so it exists in training only and is not saved.
         """
         self.mask_head = nn.Conv2d(self.laterals[0].out_channels, self.targets, 1)
+
+    def add_orientation_head(self) -> None:
+        """Add an untrained output that tells how a film lies, computed from the pyramid's finest level."""
+        self.orientation_head = OrientationHead(self.laterals[0].out_channels)
 
     def features(self, x: Tensor) -> Tensor:
         """Map images, (N, 1, size, size), to the pyramid's finest level, (N, width, size / 8, size / 8)."""

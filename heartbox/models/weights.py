@@ -15,6 +15,7 @@ from heartbox.models.build import build_model
 from heartbox.models.config import WEIGHTS_FORMAT, Calibration, WeightsConfig
 from heartbox.models.fetch import as_digest, fetch_weights, file_sha256
 from heartbox.models.heads import BoxNet
+from heartbox.models.orientation import ORIENTATIONS
 from heartbox.models.torch_files import all_finite, read_torch_file
 from heartbox.utils.atomic import complete_or_absent
 
@@ -57,6 +58,7 @@ def save_weights(path: str | Path, model: BoxNet, stats: Mapping[str, Any], half
         "head": model.head_name,
         "size": model.size,
         **({"hidden": list(model.hidden)} if model.hidden else {}),
+        **({"orientations": list(ORIENTATIONS)} if model.orientation_head else {}),
         **{key: stats[key] for key in ("mean", "std", "layout", "contrast") if key in stats},
         **notes,
     }
@@ -107,6 +109,8 @@ def load_weights(source: str | Path, sha256: str | None = None) -> tuple[BoxNet,
             raise ValueError(f"not a Heartbox weights file (no config of the format {WEIGHTS_FORMAT})")
         config = WeightsConfig.from_dict(saved.get("config"))
         model = build_model(config.backbone, config.head, False, config.targets, config.size, config.hidden)
+        if config.orientations:
+            model.add_orientation_head()
         # Stored in half precision where that is enough; the network computes in single precision.
         model.load_state_dict(
             {name: value.float() if value.is_floating_point() else value for name, value in saved["state_dict"].items()}

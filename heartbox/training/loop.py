@@ -39,6 +39,7 @@ def fit(
     on_epoch: Callable[[int, Any, pd.DataFrame], None] | None = None,
     progress: bool = True,
     checkpoints: bool = True,
+    workers: int = 0,
 ) -> pd.DataFrame:
     """Train `model`, continuing from the last checkpoint of the same run if there is one.
 
@@ -68,6 +69,9 @@ def fit(
     checkpoints : bool
         Whether to write checkpoints. Those of a network with a hundred million weights take 2 GB, which a short
         training may not be worth; without them a run that is stopped starts anew.
+    workers : int
+        Processes that read and augment the samples of the next batches; with 0 this is done between the steps. Each
+        worker draws its own random numbers, so another number of workers gives other weights.
 
     Returns
     -------
@@ -89,10 +93,11 @@ def fit(
     history, seconds = learner.restore(state) if state else ([], 0.0)
     total, done = schedule.epochs * learner.steps, len(history) * learner.steps
     bar = progress_bar(None, "Training", "batch", total=total, initial=done, show=progress)
+    loader = DataLoader(train, schedule.batch_size, shuffle=True, collate_fn=task.collate, num_workers=workers)
     for epoch in range(len(history) + 1, schedule.epochs + 1):
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
-        train_loss = learner.train_epoch(train, epoch, bar, score=history[-1][task.score] if history else "-")
+        train_loss = learner.train_epoch(loader, epoch, bar, score=history[-1][task.score] if history else "-")
         answers, figures = learner.validate(val)
         row = {"epoch": epoch, "learning_rate": learner.learning_rate, "train_loss": train_loss, **figures}
         if store and (not history or row[task.score] > max(earlier[task.score] for earlier in history)):
@@ -154,9 +159,8 @@ class Learner:
         """The learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def train_epoch(self, train: Dataset, epoch: int, bar: tqdm, score: float | str) -> float:
+    def train_epoch(self, loader: DataLoader, epoch: int, bar: tqdm, score: float | str) -> float:
         """Take one step per batch; return the mean loss. `score` is shown in the progress bar beside it."""
-        loader = DataLoader(train, self.task.schedule.batch_size, shuffle=True, collate_fn=self.task.collate)
         self.model.train()
         losses = []
         for batch in loader:

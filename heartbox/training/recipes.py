@@ -45,7 +45,7 @@ class Recipe(ProgressiveSchedule):
         Whether the regression head's bias starts at the mean training box, which then need not be learnt first.
     rule : {"ellipse", "corners", "mask"}
         How boxes are rotated in augmentation, see :class:`cardiac_dataset.CardiacDataset`.
-    augment : {"published", "strong"}
+    augment : {"published", "strong", "ward"}
         How strongly training images are changed, see :func:`cardiac_dataset.make_augmentation`.
     mask_weight : float
         Weight of the auxiliary mask loss, where the training set has masks; 0 for none.
