@@ -45,7 +45,8 @@ from heartbox.training.recipes import RECIPES, BoxTask, Recipe, make_model
 from heartbox.utils.atomic import complete_or_absent
 
 FOLDS, SEED = 5, 0
-PHANTOMS, PHANTOM_EPOCHS = 4000, 6
+PHANTOMS, PHANTOM_EPOCHS, ILL_SHARE = 4000, 6, 0.5
+READ_ROWS = ("edges, read films",)  # the rows that learn from the films read by eye
 REGRESSION_EPOCHS = 24
 CLASSIC = dataclasses.replace(RECIPES["classic"], start_at_mean=True)
 ROWS: dict[str, Recipe] = {
@@ -56,7 +57,10 @@ ROWS: dict[str, Recipe] = {
     "classic VGG16": dataclasses.replace(CLASSIC, backbone="vgg16", epochs=1),
     "sensible regression": dataclasses.replace(RECIPES["sensible"], epochs=REGRESSION_EPOCHS),
     "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
-    "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms", augment="ward"),
+    # The same recipe, learning from the films read by eye as well.
+    "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms"),
+    # As published, one by one: 50 epochs, from answers near zero.
+    "classic ResNet18, as published": RECIPES["classic"],
     # The network of the row above labels films that have no labels; training continues on those and its own films.
     "edges, self-trained": dataclasses.replace(RECIPES["edges"], start="teacher", epochs=10, learning_rate=1e-3),
 }
@@ -149,6 +153,20 @@ def prepare_read_folds(labels: pd.DataFrame, data: Path, work: Path) -> pd.DataF
     return joint
 
 
+def fold_folder(work: Path, name: str, key: str) -> Path:
+    """Return the folder that a row is trained on, for a fold or a crossing; with read films if there are any."""
+    if key in CROSS:
+        return work / "folds" / key
+    if (work / "joint" / "stats.json").is_file():
+        return work / ("with-read" if name in READ_ROWS else "without-read") / key
+    return work / "folds" / key
+
+
+def run_folder(work: Path, name: str, key: str, seed: int = SEED) -> Path:
+    """Return where the checkpoints and answers of a row are kept."""
+    return work / "runs" / (name if seed == SEED else f"{name}, seed {seed}") / key
+
+
 def unlabelled(work: Path, nih: Path | None = None) -> Path:
     """Return the file of films without labels; read them from the folder of NIH films if it does not exist yet."""
     path = work / "unlabelled.npz"
@@ -168,13 +186,13 @@ def unlabelled(work: Path, nih: Path | None = None) -> Path:
 def pretrain(work: Path) -> Path:
     """Train the edges network on phantoms alone, once for all folds and seeds; no real film is involved."""
     path, folder = work / "phantoms.pt", work / "phantoms"
-    recipe = dataclasses.replace(RECIPES["edges"], epochs=PHANTOM_EPOCHS, small_share=1.0)
-    about = json.dumps({**dataclasses.asdict(recipe), "films": PHANTOMS}, sort_keys=True)
+    recipe = dataclasses.replace(RECIPES["edges"], epochs=PHANTOM_EPOCHS, small_share=1.0, augment="ward")
+    about = json.dumps({**dataclasses.asdict(recipe), "films": PHANTOMS, "ill": ILL_SHARE}, sort_keys=True)
     if path.is_file() and load_weights(path)[1].notes["recipe"] == about:
         return path
     if not (folder / "stats.json").is_file():
         # Phantoms already use the whole grey range, so their contrast is not normalised.
-        write_phantom_store(folder, PHANTOMS)
+        write_phantom_store(folder, PHANTOMS, ill_share=ILL_SHARE)
     model, train, seconds = train_one(folder, recipe, work / "phantoms-run", seed=0)
     save_weights(path, model, train.stats.as_dict(), targets=list(recipe.targets), recipe=about, seconds=seconds)
     return path

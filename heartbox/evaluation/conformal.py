@@ -18,11 +18,21 @@ MIN_STD = 1e-3  # px; avoids zero-width intervals
 USUAL_SHARE = 0.97  # of ordinary films lie below the std that is called usual
 
 
-def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: float = 0.9) -> Calibration | None:
+def calibrate(
+    predicted: NDArray,
+    std: NDArray | None,
+    truth: NDArray,
+    level: float = 0.9,
+    powers: Sequence[float] = (1.0,),
+) -> Calibration | None:
     """Find how wide a margin must be to contain the label in a share `level` of cases.
 
     Each error is divided by the standard deviation that the head gave to that edge, so that an uncertain film gets a
     wider margin. The factor is the quantile of these ratios, with the finite-sample correction of Vovk et al. 2005.
+
+    Errors may grow faster than the standard deviation: on films whose border is hidden a network is too sure of
+    itself. Of several `powers` of the standard deviation, each edge takes the one whose margins fit the quantile of
+    its errors best, by the pinball loss (Koenker & Bassett 1978), so that margins also hold among the uncertain films.
 
     Parameters
     ----------
@@ -32,6 +42,8 @@ def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: fl
         Standard deviations of the distributions, in pixels; None gives every film the same margins.
     level : float
         Share of labels that the margins are meant to contain.
+    powers : sequence of float
+        Powers of the standard deviation to choose from; several need some hundred films.
 
     Returns
     -------
@@ -39,13 +51,14 @@ def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: fl
         None where there are too few films: fewer than nine for 90 %.
     """
     unit = _unit(predicted, std)
-    factors = np.array([_quantile(column, level) for column in (np.abs(predicted - truth) / unit).T])
+    fits = [_fit(error, of, level, powers) for error, of in zip(np.abs(predicted - truth).T, unit.T, strict=True)]
+    factors, chosen = (np.array(column) for column in zip(*fits, strict=True))
     if np.isnan(factors[HEART]).any():
         return None
-    ctr_factor = math.nan
+    ctr_factor, ctr_power = math.nan, 1.0
     if has_thorax(predicted):
         error = np.abs(_ratio(predicted) - _ratio(truth))
-        ctr_factor = _quantile(error / ratio_std(predicted, unit), level)
+        ctr_factor, ctr_power = _fit(error, ratio_std(predicted, unit), level, powers)
         if np.isnan(factors[THORAX]).any():  # a box with margins on some sides only is of no use
             factors[THORAX], ctr_factor = math.nan, math.nan
     return Calibration(
@@ -55,6 +68,8 @@ def calibrate(predicted: NDArray, std: NDArray | None, truth: NDArray, level: fl
         factors=tuple(float(factor) for factor in factors),
         ctr_factor=ctr_factor,
         usual_std=None if std is None else float(np.quantile(std[:, HEART].mean(axis=1), USUAL_SHARE)),
+        powers=() if tuple(powers) == (1.0,) else tuple(float(power) for power in chosen),
+        ctr_power=ctr_power,
     )
 
 
@@ -77,10 +92,10 @@ def margins(calibration: Calibration, predicted: NDArray, std: NDArray | None) -
         a thorax or without a calibration of the ratio.
     """
     unit = _unit(predicted, std if calibration.scaled else None)
-    edges = np.asarray(calibration.factors) * unit
+    edges = np.asarray(calibration.factors) * unit ** (calibration.powers or 1.0)
     if not has_thorax(predicted) or not calibration.has_ctr:
         return edges, None
-    return edges, calibration.ctr_factor * ratio_std(predicted, unit)
+    return edges, calibration.ctr_factor * ratio_std(predicted, unit) ** calibration.ctr_power
 
 
 def coverage(
@@ -142,6 +157,16 @@ def reliability(
     first, second = ([None if array is None else array[half] for array in arrays] for half in (in_first, ~in_first))
     calibrations = {level: calibrate(*first, level) for level in levels}
     return {level: coverage(one, *second)["edges"] for level, one in calibrations.items() if one is not None}
+
+
+def _fit(error: NDArray, unit: NDArray, level: float, powers: Sequence[float]) -> tuple[float, float]:
+    """Return the factor and the power of `unit` whose margins fit the errors' quantile best, by the pinball loss."""
+    found = []
+    for power in powers:
+        factor = _quantile(error / unit**power, level)
+        beyond = error - factor * unit**power
+        found.append((np.nanmean(np.maximum(level * beyond, (level - 1) * beyond)), factor, float(power)))
+    return min(found)[1:] if not math.isnan(found[0][1]) else found[0][1:]
 
 
 def _quantile(scores: NDArray, level: float) -> float:

@@ -21,6 +21,7 @@ from heartbox.boxes import EDGES_PER_BOX, HEART, box_areas, cardiothoracic_ratio
 from heartbox.evaluation.conformal import margins
 from heartbox.explain.attribution import EXPLANATIONS
 from heartbox.inference.quality_checks import (
+    UPRIGHT_ABOVE,
     check_certainty,
     check_quality,
     check_training,
@@ -32,6 +33,7 @@ from heartbox.models.config import WeightsConfig
 from heartbox.models.folding import fold_batch_norm
 from heartbox.models.heads import BoxNet
 from heartbox.models.onnx_files import OnnxNet, load_onnx
+from heartbox.models.orientation import ORIENTATIONS
 from heartbox.models.weights import load_weights
 from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
@@ -135,8 +137,8 @@ class HeartDetector:
         for start in range(0, len(sources), batch_size):
             xrays = [as_xray(source) for source in sources[start : start + batch_size]]
             x = torch.cat([self.to_tensor(xray) for xray in xrays])
-            coordinates, std = self._run(x)
-            looks = self._orientations(x, std)
+            coordinates, std, lying = self._run(x)
+            looks = self._orientations(x, std) if lying is None else [self._look(one) for one in lying]
             answers += [self._answer(*one) for one in zip(xrays, coordinates, std, looks, strict=True)]
         return answers
 
@@ -153,7 +155,7 @@ class HeartDetector:
             level = self.config.calibration.level
             interval, ctr_interval = self._intervals(coordinates, std, xray.window, ctr)
         if not flags:
-            flags = check_certainty(float(std[HEART].mean()), self._usual_std, looks, self.config.size)
+            flags = check_certainty(std[HEART], self.config.calibration, looks, self.config.size)
         flags += check_quality(xray, heart, thorax, interval, ctr_interval)
         return HeartDetection(
             xray=xray,
@@ -236,8 +238,17 @@ class HeartDetector:
         """Mean standard deviation, in pixels, that ordinary films stay below; None where the weights do not say."""
         return self.config.calibration and self.config.calibration.usual_std
 
+    @staticmethod
+    def _look(probabilities: NDArray) -> str:
+        """Tell how a film lies from the probabilities of the orientations: one of `LOOKS`, or "" for upright."""
+        if probabilities[0] >= UPRIGHT_ABOVE:
+            return ""
+        return f"looks-{ORIENTATIONS[1 + int(probabilities[1:].argmax())]}"
+
     def _orientations(self, x: torch.Tensor, std: NDArray) -> list[str]:
-        """Tell for each film which way it may lie wrong, by finding the variant that the network is surest of.
+        """Tell for each film which way it may lie wrong, for weights that have no orientation head.
+
+        The variant that the network is surest of is taken to be the right way round.
 
         All films are tried mirrored, because some mirrored ones look possible to the network: a few people have
         their heart on the right. The other variants leave it undecided, so only undecided films are tried.
@@ -281,9 +292,15 @@ class HeartDetector:
         return torch.from_numpy((image - self.config.mean) / self.config.std).float()[None, None]
 
     @torch.inference_mode()
-    def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray]:
-        """Return coordinates and standard deviations, (N, 4 * targets) each, in pixels of the network's input."""
+    def _run(self, x: torch.Tensor) -> tuple[NDArray, NDArray, NDArray | None]:
+        """Return what the network says of its input.
+
+        Coordinates and standard deviations, (N, 4 * targets) each, in pixels of the input; and the probabilities of
+        the orientations, (N, 9), or None for weights without that head.
+        """
         features = self.network.features(x.contiguous(memory_format=torch.channels_last))
         coordinates, std = self.network.coordinates_and_std(features)
         coordinates = coordinates.double().numpy()
-        return coordinates, np.ones_like(coordinates) if std is None else std.double().numpy()
+        std = np.ones_like(coordinates) if std is None else std.double().numpy()
+        lying = self.network.predict_orientation(features)
+        return coordinates, std, None if lying is None else lying.softmax(dim=1).numpy()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio
 from heartbox.evaluation.conformal import USUAL_SHARE
+from heartbox.models.config import Calibration
 from heartbox.xray.borders import plain_border
 from heartbox.xray.contrast import has_low_contrast
 from heartbox.xray.header import PHANTOM_MANUFACTURER
@@ -28,10 +29,12 @@ LOOKS = {
     "looks-turned-180": "turned by 180 degrees",
     "looks-upside-down": "upside down",
     "looks-inverted": "inverted, bone dark",
+    "looks-cropped": "cut off: part of the chest is missing",
+    "looks-other": "something else than an upright frontal chest film",
 }
 FLAG_CODES = (
     *("phantom-weights", "phantom-film"),
-    *("undecided", *LOOKS),
+    *("undecided", "unclear-left", "unclear-right", *LOOKS),
     *("low-contrast", "unusual-size", "plain-border", "few-shades"),
     *("other-modality", "other-body-part", "damaged-pixels", "not-frontal", "not-upright"),
     *("no-heart", "heart-size", "no-chest", "ratio", "heart-outside-chest"),
@@ -42,6 +45,7 @@ UPRIGHT = re.compile(r"L\w*\\F\w*")  # Patient Orientation of a film as it is us
 SMALLEST_SIDE, LONGEST_SHAPE = 128, 2.5  # pixels; longer side over shorter side
 PLAIN = 0.2  # share of rows or columns in a border of a single grey level
 FEW_SHADES = 16  # dithered and posterised pictures; films have hundreds
+UPRIGHT_ABOVE = 0.2  # a film lies wrong if the orientation head gives "upright" a smaller probability
 SURER = 0.8  # a variant of the film is the right way round if its mean std is below this share of the film's own
 HEART_SHARE = (0.02, 0.40)  # of the image; the hearts of the 406 labelled real films at hand cover 0.07 to 0.26
 POSSIBLE_RATIO = (0.25, 0.85)
@@ -123,34 +127,56 @@ def check_training(xray: XRay, layout: str) -> tuple[QualityFlag, ...]:
     return (QualityFlag("phantom-weights", message),)
 
 
-def check_certainty(std: float, usual: float | None, looks: str, size: int) -> tuple[QualityFlag, ...]:
-    """Flag a film on which the distributions of the heart's edges are wider than on ordinary films.
+def check_certainty(std: NDArray, calibration: Calibration | None, looks: str, size: int) -> tuple[QualityFlag, ...]:
+    """Flag a film on which the distributions of the heart's edges are wider than on films that are answered well.
 
     Shown anything but an upright frontal chest film (noise, or a film that is upside down, turned, inverted or of
-    something else), the network is undecided, although the mean of an undecided distribution still looks like a box.
+    something else), or a heart whose border is hidden, the network is undecided, although the mean of an undecided
+    distribution still looks like a box.
 
     Parameters
     ----------
-    std : float
-        Mean standard deviation of the heart's edges, in pixels of the network's input.
-    usual : float or None
-        The value that ordinary films stay below; None where the weights do not give it.
+    std : ndarray, shape (4,)
+        Standard deviations of the heart's edges, in pixels of the network's input.
+    calibration : Calibration or None
+        Its ``clear_std`` is what the mean of the left and right border must stay below; where there is none, its
+        ``usual_std`` is what the mean of all four edges must stay below.
     looks : str
-        One of `LOOKS` if the network is surer of that variant of the film; empty if it is not.
+        How the film lies, one of `LOOKS`; "" for an upright film.
     size : int
         Side of the network's input in pixels.
     """
     flags = []
-    if usual is not None and std > usual:
+    if calibration is not None and calibration.clear_std is not None:
+        flags += _check_sides(std[[0, 2]], calibration.clear_std, size)
+    elif calibration is not None and calibration.usual_std is not None and std.mean() > calibration.usual_std:
         message = (
-            f"The network is undecided: its distributions for the heart's edges are {std:.1f} pixels wide (at {size}), "
-            f"while {USUAL_SHARE:.0%} of ordinary films stay below {usual:.1f}."
+            f"The network is undecided: its distributions for the heart's edges are {std.mean():.1f} pixels wide (at "
+            f"{size}), while {USUAL_SHARE:.0%} of ordinary films stay below {calibration.usual_std:.1f}."
         )
         flags.append(QualityFlag("undecided", message))
     if looks:
-        message = f"The film may be {LOOKS[looks]}: the network is more confident when this is undone."
-        flags.append(QualityFlag(looks, message))
+        flags.append(QualityFlag(looks, f"The film may be {LOOKS[looks]}."))
     return tuple(flags)
+
+
+def _check_sides(std: NDArray, clear: float, size: int) -> list[QualityFlag]:
+    """Flag a heart whose left and right border are unclear on average, and name the borders that are."""
+    if std.mean() <= clear:
+        return []
+    message = (
+        f"The network is undecided: its distributions for the heart's left and right border are {std.mean():.1f} "
+        f"pixels wide (at {size}); on films that it answers well they seldom exceed {clear:.1f}."
+    )
+    flags = [QualityFlag("undecided", message)]
+    for side, value in zip(("left", "right"), std, strict=True):
+        if value > clear:
+            message = (
+                f"The heart's {side} border (of the picture) is unclear, {value:.1f} pixels wide: it may be hidden. "
+                "The heart's width and the ratio are then guesses, more often too large than too small."
+            )
+            flags.append(QualityFlag(f"unclear-{side}", message))
+    return flags
 
 
 def check_quality(

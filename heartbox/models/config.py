@@ -46,6 +46,13 @@ class Calibration:
     usual_std : float or None
         Mean standard deviation of the heart's edges, in pixels, below which 97 % of these films lie; None without
         standard deviations. Weights files call it ``usual_spread``.
+    powers : tuple of float, shape (4 * targets,)
+        A margin is the factor times the standard deviation to this power; () where all are 1.
+    ctr_power : float
+        The same for the ratio.
+    clear_std : float or None
+        Mean standard deviation, in pixels, of the heart's left and right border, above which the network counts as
+        undecided; None where `usual_std` decides.
 
     Raises
     ------
@@ -59,6 +66,9 @@ class Calibration:
     factors: tuple[float, ...]
     ctr_factor: float = math.nan
     usual_std: float | None = None
+    powers: tuple[float, ...] = ()
+    ctr_power: float = 1.0
+    clear_std: float | None = None
 
     def __post_init__(self):
         _check_number("calibration level", self.level, low=0, high=1, open_ends=True)
@@ -74,6 +84,12 @@ class Calibration:
             _check_number("calibration ctr_factor", self.ctr_factor, low=0)
         if self.usual_std is not None:
             _check_number("calibration usual_spread", self.usual_std, low=0)
+        if self.clear_std is not None:
+            _check_number("calibration clear_std", self.clear_std, low=0)
+        if not isinstance(self.powers, tuple) or len(self.powers) not in (0, len(self.factors)):
+            raise ValueError(f"calibration powers are {self.powers!r}, not a number for each of the factors")
+        for power in (*self.powers, self.ctr_power):
+            _check_number("calibration power", power, low=0)
 
     @property
     def has_ctr(self) -> bool:
@@ -94,7 +110,7 @@ class Calibration:
         missing = [key for key in ("level", "images", "scaled", "factors") if key not in saved]
         if missing:
             raise ValueError(f"the calibration lacks {', '.join(missing)}")
-        factors, ctr_factor = saved["factors"], saved.get("ctr_factor")
+        factors, ctr_factor, powers = saved["factors"], saved.get("ctr_factor"), saved.get("powers", ())
         return cls(
             level=saved["level"],
             images=saved["images"],
@@ -102,6 +118,9 @@ class Calibration:
             factors=tuple(factors) if _is_list(factors) else factors,
             ctr_factor=math.nan if ctr_factor is None else ctr_factor,
             usual_std=saved.get("usual_spread"),
+            powers=tuple(powers) if _is_list(powers) else powers,
+            ctr_power=saved.get("ctr_power", 1.0),
+            clear_std=saved.get("clear_std"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +132,8 @@ class Calibration:
             "factors": list(self.factors),
             "ctr_factor": self.ctr_factor,
             "usual_spread": self.usual_std,
+            **({"powers": list(self.powers), "ctr_power": self.ctr_power} if self.powers else {}),
+            **({"clear_std": self.clear_std} if self.clear_std is not None else {}),
         }
 
 

@@ -24,6 +24,7 @@ from heartbox.utils.atomic import complete_or_absent
 CONFIG_KEY = "heartbox"  # in the file's metadata
 INPUT = "x"  # (batch, 1, size, size), z-normalised by the config's mean and std
 COORDINATES, STD = "coordinates", "std"  # outputs, (batch, 4 * targets), in pixels of the input
+ORIENTATION = "orientation"  # output of weights with an orientation head, (batch, 9) logits
 WAY_OUT = "Export the weights again: heartbox export WEIGHTS MODEL.onnx"
 
 
@@ -35,8 +36,10 @@ class _Answers(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        coordinates, std = self.model.coordinates_and_std(self.model.features(x))
-        return {COORDINATES: coordinates} | ({} if std is None else {STD: std})
+        features = self.model.features(x)
+        coordinates, std = self.model.coordinates_and_std(features)
+        told = {COORDINATES: coordinates, STD: std, ORIENTATION: self.model.predict_orientation(features)}
+        return {name: answer for name, answer in told.items() if answer is not None}
 
 
 def export_onnx(weights: str | Path, target: str | Path, sha256: str | None = None) -> Path:
@@ -121,6 +124,10 @@ class OnnxNet(BoxNet):
         """Return coordinates, (N, 4 * targets), in pixels."""
         return features[COORDINATES]
 
+    def predict_orientation(self, features: dict[str, Tensor]) -> Tensor | None:
+        """Return the logits of the orientations, (N, 9); None for weights without that head."""
+        return features.get(ORIENTATION)
+
 
 def load_onnx(source: str | Path, sha256: str | None = None) -> tuple[OnnxNet, WeightsConfig]:
     """Read a file that :func:`export_onnx` wrote.
@@ -166,6 +173,8 @@ def _check_outputs(model: OnnxNet, config: WeightsConfig) -> None:
     answers = model.features(torch.zeros(1, 1, config.size, config.size))
     expected = (1, 4 * len(config.targets))
     wrong = [name for name in (COORDINATES, STD) if name in answers and answers[name].shape != expected]
+    if bool(config.orientations) != (ORIENTATION in answers):
+        raise ValueError("the config speaks of orientations that the network does not tell, or the other way round")
     if COORDINATES not in answers or wrong:
         raise ValueError(f"the network's outputs {', '.join(answers)} are not those of {len(config.targets)} boxes")
     if not all(bool(answer.isfinite().all()) for answer in answers.values()):
