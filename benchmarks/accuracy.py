@@ -1,9 +1,10 @@
 """Measure how accurate each recipe is: out of fold on all films, by collection, and from one collection to the other.
 
-    python benchmarks/accuracy.py DATA [--nih FOLDER] [--work FOLDER] [--rows NAME ...] [--epochs N]
+    python benchmarks/accuracy.py DATA [--read FOLDER] [--nih FOLDER] [--work FOLDER] [--rows NAME ...] [--epochs N]
 
-DATA is the folder of the public Cardiothoracic Ratio dataset. FOLDER holds NIH films, from which the self-trained row
-learns without labels (common.split_nih says which). Every row uses the same five folds, by patient; the files name no
+DATA is the folder of the public Cardiothoracic Ratio dataset. The folder of --read holds nih/ and hannover/, whose
+films, read by eye, one row learns from as well (read_films.py; read_accuracy.py measures on them). The folder of --nih
+holds NIH films, from which the self-trained row learns without labels (common.split_nih says which). Every row uses the same five folds, by patient; the files name no
 patients, so each film counts as one. A film is answered by the network that was trained without it, with the weights
 of the last epoch. The recipe was chosen on fold 0 (recipe_ablation.py), so one line of the table leaves that fold out.
 Films whose masks the label audit found to be wrong are excluded from training and from measuring.
@@ -27,18 +28,22 @@ from common import RESULTS, parser_for, write_table
 from folds import (
     CROSS,
     FOLDS,
+    READ_ROWS,
     ROWS,
     SEED,
     answer,
     load_answers,
+    fold_folder,
     mean_box_answer,
     prepare_folds,
+    prepare_read_folds,
+    run_folder,
     summarise,
     unlabelled,
 )
 
 from cardiac_dataset import CardiacDataset
-from heartbox.boxes import EDGES
+from heartbox.boxes import EDGES, HEART
 from heartbox.data.store import write_split
 from heartbox.training.loop import fit
 from heartbox.training.recipes import BoxTask, make_model
@@ -50,6 +55,7 @@ TIMED_FILMS, TIMED_EPOCHS = 32, 5
 def main() -> None:
     """Train what is not trained yet, and write the table and the figure."""
     parser = parser_for(__doc__)
+    parser.add_argument("--read", type=Path, help="folder of films read by eye")
     parser.add_argument("--nih", type=Path, help="folder of NIH films, for the self-trained row")
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
@@ -59,17 +65,20 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work
     labels = prepare_folds(arguments.data, work)
+    if arguments.read:
+        prepare_read_folds(labels, arguments.read, work)
     if arguments.nih:
         unlabelled(work, arguments.nih)
     if arguments.times:
         time_recipes(work)
         arguments.rows = []
-    folders = [work / "folds" / str(fold) for fold in range(FOLDS)]
     for name in arguments.rows:
         recipe = ROWS[name] if arguments.epochs is None else dataclasses.replace(ROWS[name], epochs=arguments.epochs)
-        for folder in folders + ([] if arguments.no_cross else [work / "folds" / crossing for crossing in CROSS]):
-            answer(folder, recipe, work / "runs" / name / folder.name, work)
-    write_results(labels, folders, work)
+        # A network that has read films to learn from is not trained on one collection alone.
+        crossings = [] if arguments.no_cross or name in READ_ROWS else list(CROSS)
+        for key in [*map(str, range(FOLDS)), *crossings]:
+            answer(fold_folder(work, name, key), recipe, run_folder(work, name, key), work)
+    write_results(labels, work)
 
 
 def time_recipes(work: Path) -> dict[str, float]:
@@ -100,21 +109,20 @@ def time_recipes(work: Path) -> dict[str, float]:
     return found
 
 
-def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None:
+def write_results(labels: pd.DataFrame, work: Path) -> None:
     """Write the table of every row that is complete under `work`."""
     usable = labels[labels["fold"] >= 0]
     groups = {"all": set(usable["name"]), "folds 1 to 4": set(usable["name"][usable["fold"] > 0])}
     groups |= {source: set(films["name"]) for source, films in usable.groupby("source")}
     rows = []
     for name in ["mean box", *ROWS]:
-        runs = {folder.name: work / "runs" / name / folder.name / "answers.npz" for folder in folders}
-        for key in CROSS:
-            runs[key] = work / "runs" / name / key / "answers.npz"
+        keys = [*map(str, range(FOLDS)), *CROSS]
         if name == "mean box":
-            answers, epochs = {key: mean_box_answer(work / "folds" / key) for key in runs}, 0
+            answers, epochs = {key: mean_box_answer(work / "folds" / key) for key in keys}, 0
         else:
-            answers, epochs = load_answers(runs, work)
-        out_of_fold = [answers[folder.name] for folder in folders if folder.name in answers]
+            runs = {key: run_folder(work, name, key) / "answers.npz" for key in keys}
+            answers, epochs = load_answers(runs, {key: fold_folder(work, name, key) for key in keys})
+        out_of_fold = [masked_films(answers[key]) for key in keys[:FOLDS] if key in answers]
         passes = np.mean([answer.get("passes", epochs) for answer in out_of_fold]) if out_of_fold else epochs
         about = {"recipe": name, "epochs": epochs, "passes": passes, "contrast": "even"}
         if len(out_of_fold) == FOLDS:
@@ -123,7 +131,7 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
         for key in CROSS:
             if key in answers:
                 rows.append({**about, "films": key, **summarise([answers[key]], groups["all"])})
-    table = with_earlier(pd.DataFrame(rows), len(usable))
+    table = with_earlier(pd.DataFrame(rows))
     table["seconds_per_film"] = seconds_per_film(table, work)
     classic = table.loc[table["recipe"] == "classic ResNet18", "seconds_per_film"]
     table["relative_to_classic"] = table["seconds_per_film"] / (classic.iloc[0] if len(classic) else np.nan)
@@ -141,6 +149,13 @@ def write_results(labels: pd.DataFrame, folders: list[Path], work: Path) -> None
     print("\n".join(lines))
 
 
+def masked_films(answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the answers on films with masks, whose boxes are known on all sides, without those read by eye."""
+    known = ~np.isnan(answers["truth"][:, HEART]).any(axis=1)
+    films = len(known)
+    return {key: values[known] if np.shape(values)[:1] == (films,) else values for key, values in answers.items()}
+
+
 def seconds_per_film(table: pd.DataFrame, work: Path) -> pd.Series:
     """Return the training time of each row; times from one machine are never mixed with those from another.
 
@@ -155,18 +170,18 @@ def seconds_per_film(table: pd.DataFrame, work: Path) -> pd.Series:
     return pd.Series(np.nan, index=table.index)
 
 
-def with_earlier(table: pd.DataFrame, films: int) -> pd.DataFrame:
-    """Add the rows of recipes that were not trained under this work folder from the existing table, if of these films.
+def with_earlier(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the rows of recipes that were not trained under this work folder from the existing table.
 
-    The slow recipes take hours, and measuring another one again does not change them.
+    The slow recipes take hours, and measuring another one again does not change them. A row of another set of films
+    is told by their number, which the table gives.
     """
     path = RESULTS / "accuracy.csv"
     if not path.is_file():
         return table
     earlier = pd.read_csv(path)
     earlier["passes"] = earlier["passes"] if "passes" in earlier else earlier["epochs"]
-    of_these = earlier.loc[(earlier["films"] == "all") & (earlier["images"] == films), "recipe"]
-    wanted = set(of_these) & set(ROWS) - set(table["recipe"])
+    wanted = set(earlier["recipe"]) & set(ROWS) - set(table["recipe"])
     both = pd.concat([table, earlier[earlier["recipe"].isin(wanted)]], ignore_index=True)
     order = {name: place for place, name in enumerate(["mean box", *ROWS])}
     return both.sort_values("recipe", key=lambda names: names.map(order), kind="stable", ignore_index=True)

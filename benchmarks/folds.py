@@ -323,10 +323,15 @@ def answer(
     return answers
 
 
-def load_answers(runs: dict[str, Path], work: Path) -> tuple[dict[str, dict], int]:
+def load_answers(runs: dict[str, Path], folders: dict[str, Path]) -> tuple[dict[str, dict], int]:
     """Return the answers of one row that belong together, and its number of epochs.
 
     Answers of another recipe or seed than the first fold's, or of films that were split differently, are ignored.
+
+    Parameters
+    ----------
+    runs, folders : dict of Path
+        For each fold or crossing, the file of answers and the processed folder that it must belong to.
     """
     answers, first = {}, None
     for key, path in runs.items():
@@ -334,7 +339,7 @@ def load_answers(runs: dict[str, Path], work: Path) -> tuple[dict[str, dict], in
             continue
         found = read_answers(path)
         settings = json.loads(str(found["settings"]))
-        films = hashlib.sha256((work / "folds" / key / "labels.csv").read_bytes()).hexdigest()
+        films = hashlib.sha256((folders[key] / "labels.csv").read_bytes()).hexdigest()
         first = first or settings
         if settings == {**first, "films": films}:
             answers[key] = found

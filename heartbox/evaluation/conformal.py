@@ -15,6 +15,9 @@ from heartbox.boxes import HEART, THORAX, cardiothoracic_ratio, has_thorax, rati
 from heartbox.models.config import Calibration
 
 MIN_STD = 1e-3  # px; avoids zero-width intervals
+POWERS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the standard deviation, to choose from where there are films enough
+WELL_ANSWERED, CLEAR_SHARE = 4.0, 0.92  # px at 224; of such films this share is called clear
+LEFT_AND_RIGHT = [0, 2]  # the heart's borders that its width rests on
 USUAL_SHARE = 0.97  # of ordinary films lie below the std that is called usual
 
 
@@ -71,6 +74,30 @@ def calibrate(
         powers=() if tuple(powers) == (1.0,) else tuple(float(power) for power in chosen),
         ctr_power=ctr_power,
     )
+
+
+def find_clear_std(
+    predicted: NDArray, std: NDArray, truth: NDArray, within: float = WELL_ANSWERED, share: float = CLEAR_SHARE
+) -> float:
+    """Find the mean standard deviation of the heart's left and right border that well answered films stay below.
+
+    Parameters
+    ----------
+    predicted, std, truth : ndarray, shape (N, 4 * targets)
+        As for :func:`calibrate`, of films as they come from hospitals; NaN where a border is hidden.
+    within : float
+        Largest error, in pixels, of the left and the right border of a film that counts as well answered.
+    share : float
+        Share of the well answered films that are to stay below.
+
+    Returns
+    -------
+    float
+        In pixels; see :attr:`heartbox.models.config.Calibration.clear_std`.
+    """
+    error = np.abs(predicted - truth)[:, LEFT_AND_RIGHT]
+    well = (error <= within).all(axis=1)  # a hidden border, NaN, is not well answered
+    return float(np.quantile(std[well][:, LEFT_AND_RIGHT].mean(axis=1), share))
 
 
 def margins(calibration: Calibration, predicted: NDArray, std: NDArray | None) -> tuple[NDArray, NDArray | None]:

@@ -57,7 +57,7 @@ def test_answers_of_another_recipe_or_other_films_are_ignored(tmp_path):
         runs[key] = tmp_path / f"{key}.npz"
         np.savez(runs[key], **made_fold(int(key)), settings=np.array(settings))
     (tmp_path / "folds" / "3" / "labels.csv").write_text("one film was left out since")
-    answers, epochs = load_answers(runs, tmp_path)
+    answers, epochs = load_answers(runs, {key: tmp_path / "folds" / key for key in runs})
     assert list(answers) == ["0", "1"]
     assert epochs == recipe.epochs
 
