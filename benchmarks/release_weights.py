@@ -2,10 +2,12 @@
 
     python benchmarks/release_weights.py DATA [--work FOLDER] [--out FILE]
 
-DATA is the folder of the public Cardiothoracic Ratio dataset. The network is trained with the recipe of the folds on
-all films that the label audit did not exclude. Because it has seen every film, its margins are calibrated on the
-out-of-fold answers in the work folder of accuracy.py; missing ones are made. Replaces weights/heart-resnet18.pt and
-weights/MODEL_CARD.md, unless --out names another file.
+DATA holds ctr/ (the public Cardiothoracic Ratio dataset), nih/ and hannover/ (films read by eye, read_films.py). The
+network is trained with the recipe of the folds on all of them that the label audit did not exclude. Because it has seen
+every film, its margins and the threshold of its flag are calibrated on the out-of-fold answers in the work folder of
+accuracy.py and read_accuracy.py; missing ones are made. The orientation head then learns on the finished network; the
+read NIH films are kept from it, so that failure_detection.py can measure it on them. Replaces
+weights/heart-resnet18.pt and weights/MODEL_CARD.md, unless --out names another file.
 """
 
 from __future__ import annotations
@@ -16,67 +18,79 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
+from accuracy import masked_films
 from common import ROOT, parser_for
 from folds import (
-    CROSS,
     FOLDS,
+    ILL_SHARE,
     PHANTOM_EPOCHS,
     PHANTOMS,
     ROWS,
     SEED,
     answer,
-    calibrate_on_others,
+    fold_folder,
+    learn_orientation,
     mean_box_answer,
     prepare_folds,
+    prepare_read_folds,
     pretrain,
+    run_folder,
     summarise,
     train_one,
 )
+from read_accuracy import error_rows, flag_rows, margin_rows, pool, reading_row, second_in_pixels
+from read_films import HANNOVER, NIH, UNREAD
 from torch.utils.data import Subset
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES, HEART, box_iou
 from heartbox.data.store import write_split
-from heartbox.evaluation.conformal import calibrate
+from heartbox.evaluation.conformal import CLEAR_SHARE, POWERS, calibrate, find_clear_std
 from heartbox.evaluation.label_audit import audit_labels
-from heartbox.evaluation.metrics import predict
-from heartbox.inference.quality_checks import is_surer
+from heartbox.evaluation.metrics import all_boxes, predict
+from heartbox.models.config import Calibration
 from heartbox.models.fetch import file_sha256
+from heartbox.models.heads import BoxNet
 from heartbox.models.weights import RELEASED_NAME, load_weights, save_weights
 from heartbox.training.recipes import Recipe
 from heartbox.utils.atomic import complete_or_absent
 
 WEIGHTS = ROOT / "weights" / RELEASED_NAME
-ROW = "edges"
+ROW = "edges, read films"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
 
-def out_of_fold(work: Path, recipe: Recipe, names: list[str]) -> list[dict]:
-    """Return the answers of the folds or crossings with these names."""
-    return [answer(work / "folds" / name, recipe, work / "runs" / ROW / name, work) for name in names]
+def out_of_fold(work: Path, recipe: Recipe) -> list[dict]:
+    """Return the answers of the folds."""
+    keys = map(str, range(FOLDS))
+    return [answer(fold_folder(work, ROW, key), recipe, run_folder(work, ROW, key), work) for key in keys]
 
 
-def train_on_all(labels: pd.DataFrame, work: Path, recipe: Recipe) -> tuple[torch.nn.Module, CardiacDataset, float]:
+def train_on_all(work: Path, recipe: Recipe) -> tuple[BoxNet, CardiacDataset, float]:
     """Train on every film that is not excluded and keep the weights of the last epoch, so that nothing is selected."""
-    folder = work / "folds" / "everything"
-    write_split(work / "processed", folder, np.where(labels["fold"] >= 0, "train", "unused"), "everything")
+    folder = work / "with-read" / "everything"
     # No film is held back. A few training films are watched, to see that the training works; they decide nothing.
     plain = CardiacDataset(folder, "train", targets=recipe.targets)
-    watched = Subset(plain, range(0, len(plain), 25))
-    return train_one(folder, recipe, work / "runs" / "everything", SEED, watched)
+    whole = np.flatnonzero(~np.isnan(all_boxes(plain)).any(axis=1))
+    return train_one(folder, recipe, run_folder(work, ROW, "everything"), SEED, Subset(plain, whole[:300:25].tolist()))
 
 
-def flagged(folds: list[dict]) -> np.ndarray:
-    """Return for each film whether the network was undecided or more confident when the film is mirrored.
+def learn_to_tell_orientation(model: BoxNet, films: pd.DataFrame, work: Path) -> int:
+    """Train the orientation head on all films but those that NIH readers read; return how many."""
+    learn = ((films["fold"] >= 0) & (films["source"] != NIH)) | (films["source"] == UNREAD)
+    folder = work / "with-read" / "orientation"
+    write_split(work / "joint", folder, np.where(learn, "train", "unused"), "orientation")
+    learn_orientation(model, folder, SEED, ["train"])
+    return int(learn.sum())
 
-    The threshold for "undecided" comes from the other folds.
-    """
-    found = []
-    for k, fold in enumerate(folds):
-        asis, mirrored = (fold[key][:, HEART].mean(axis=1) for key in ("std", "std_mirrored"))
-        found.append((asis > calibrate_on_others(folds, k).usual_std) | is_surer(mirrored, asis))
-    return np.concatenate(found)
+
+def calibrate_on_all(folds: list[dict], films: pd.DataFrame) -> Calibration:
+    """Calibrate margins on all answers, and the flag "undecided" on those of the read films."""
+    joined = {key: np.concatenate([one[key] for one in folds]) for key in ("predicted", "std", "truth")}
+    names = np.concatenate([one["names"] for one in folds])
+    read = films.set_index("name").loc[names, "source"].eq(NIH).to_numpy()
+    clear = find_clear_std(*(values[read] for values in joined.values()))
+    return dataclasses.replace(calibrate(**joined, powers=POWERS), clear_std=clear)
 
 
 def card_row(name: str, answers: list[dict], keep: set[str]) -> str:
@@ -100,13 +114,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     work, recipe = arguments.work, ROWS[ROW]
-    labels = prepare_folds(arguments.data, work)
-    folds = out_of_fold(work, recipe, [str(fold) for fold in range(FOLDS)])
-    joined = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "predicted", "std", "truth")}
+    labels = prepare_folds(arguments.data / "ctr", work)
+    films = prepare_read_folds(labels, arguments.data, work)
+    answers = out_of_fold(work, recipe)
+    folds = [masked_films(one) for one in answers]
+    joined = {key: np.concatenate([one[key] for one in folds]) for key in ("names", "predicted", "truth")}
     print(audit_labels(joined["names"], joined["predicted"], joined["truth"]).head(20).to_string(index=False))
-    calibration = calibrate(joined["predicted"], joined["std"], joined["truth"])
+    calibration = calibrate_on_all(answers, films)
     start = dataclasses.replace(recipe, start=str(pretrain(work)))
-    model, train, seconds = train_on_all(labels, work, start)
+    model, train, seconds = train_on_all(work, start)
+    oriented = learn_to_tell_orientation(model, films, work)
     notes = {"targets": list(recipe.targets), "calibration": calibration, "recipe": ROW, "epochs": recipe.epochs}
     notes |= {"seed": SEED, "films": len(train)}
     save_weights(arguments.out, model, train.stats.as_dict(), half=True, **notes)
@@ -116,16 +133,13 @@ def main() -> None:
     usable = labels[labels["fold"] >= 0]
     names = {source: set(films["name"]) for source, films in usable.groupby("source")}
     every = set(usable["name"])
-    crossings = {key: out_of_fold(work, recipe, [key]) for key in CROSS}
     rows = [
         card_row("all", folds, every),
-        card_row("folds 1 to 4", folds, set(usable["name"][usable["fold"] > 0])),
+        card_row("folds 3 and 4", folds[3:], every),
         *(card_row({"jsrt": "JSRT", "wingspan": "Wingspan"}[source], folds, keep) for source, keep in names.items()),
-        *(
-            card_row(f"trained on one, tested on the other: {key}", answers, every)
-            for key, answers in crossings.items()
-        ),
     ]
+    found = pool({str(k): one for k, one in enumerate(answers)}, second_in_pixels(films))
+    read_rows = [reading_row(found), *error_rows("these weights' recipe", found)]
     always = summarise([mean_box_answer(work / "folds" / str(fold)) for fold in range(FOLDS)], every)
     iou = box_iou(joined["predicted"][:, HEART], joined["truth"][:, HEART])
     digest = file_sha256(arguments.out)
@@ -135,7 +149,7 @@ def main() -> None:
         sha256=digest,
         short=digest[:8],
         date=datetime.date.today().isoformat(),
-        films=len(train),
+        films=len(usable),
         jsrt=len(names["jsrt"]),
         wingspan=len(names["wingspan"]),
         excluded=int((labels["fold"] < 0).sum()),
@@ -150,7 +164,14 @@ def main() -> None:
         rows="\n".join(rows),
         mean_box=always["mae"],
         mean_iou=always["iou_mean"],
-        flagged=np.mean(flagged(folds)),
+        read=int((found["source"] == NIH).sum()),
+        hannover=int((found["source"] == HANNOVER).sum()),
+        oriented=oriented,
+        ill=ILL_SHARE,
+        read_rows="\n".join(read_rows),
+        flag_row=flag_rows("these weights' recipe", found, [CLEAR_SHARE])[0],
+        margin_rows="\n".join(margin_rows("these weights' recipe", found)[4:]),
+        clear=calibration.clear_std,
         worst=", ".join(f"`{joined['names'][i]}` (IoU {iou[i]:.2f})" for i in np.argsort(iou)[:5]),
     )
     with complete_or_absent(arguments.out.with_name("MODEL_CARD.md")) as part:
