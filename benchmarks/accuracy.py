@@ -4,10 +4,11 @@
 
 DATA is the folder of the public Cardiothoracic Ratio dataset. The folder of --read holds nih/ and hannover/, whose
 films, read by eye, one row learns from as well (read_films.py; read_accuracy.py measures on them). The folder of --nih
-holds NIH films, from which the self-trained row learns without labels (common.split_nih says which). Every row uses the
-same five folds, by patient; the files name no patients, so each film counts as one. A film is answered by the network
-that was trained without it, with the weights of the last epoch. The recipe was chosen on fold 0 (recipe_ablation.py), so one line of the table leaves that fold out.
-Films whose masks the label audit found to be wrong are excluded from training and from measuring.
+holds NIH films, from which the self-trained row learns without labels (common.split_nih says which). Every row uses
+the same five folds, by patient; the files name no patients, so each film counts as one. A film is answered by the
+network that was trained without it, with the weights of the last epoch. The recipe was chosen on fold 0
+(recipe_ablation.py), so one line of the table leaves that fold out. Films whose masks the label audit found to be wrong
+are excluded from training and from measuring.
 
 Checkpoints and predictions are kept under --work (folds.py). Each run writes a table of the rows there are to
 benchmarks/results/accuracy.md, accuracy.csv and accuracy.png.

@@ -15,6 +15,10 @@ from heartbox.inference.quality_checks import QualityFlag, spacing_is_plausible
 from heartbox.xray.image import XRay
 
 
+# Where the boxes of the RSNA exercise begin, as a share of the chest's height: benchmarks/nih_borders.py.
+VESSELS_TOP = 0.23
+
+
 @dataclass(frozen=True)
 class HeartDetection:
     """The answer for one X-ray. All boxes and edges are in pixels of the original image.
@@ -63,6 +67,19 @@ class HeartDetection:
     def has_heart(self) -> bool:
         """Whether the edges are in the right order, so that they enclose something."""
         return bool(box_areas(self.heart) > 0)
+
+    @property
+    def heart_with_vessels(self) -> NDArray[np.float64] | None:
+        """The heart's box with the great vessels, as the RSNA exercise draws it, shape (4,).
+
+        Its left, right and bottom are those of `heart`. Its top lies at a fixed share of the chest's height, because
+        no film with such a box was there to learn from; on the five films at hand that is right to about 5 px at 224
+        (``benchmarks/results/nih_borders.md``). None without a heart or a chest.
+        """
+        if self.thorax is None or not self.has_heart:
+            return None
+        top = self.thorax[1] + VESSELS_TOP * (self.thorax[3] - self.thorax[1])
+        return np.array([self.heart[0], min(top, self.heart[1]), self.heart[2], self.heart[3]])
 
     @property
     def heart_mm(self) -> tuple[float, float] | None:
