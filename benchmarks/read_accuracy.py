@@ -224,7 +224,7 @@ def as_markdown(error_lines: list[str], flag_lines: list[str], margin_lines: lis
     return [
         "300 NIH films, one a patient, about half of ill or supine patients, whose side borders were read by eye.",
         "Errors are in pixels at 224 x 224, out of fold (five folds by patient), against the first reading unless the",
-        "line says otherwise. *Bias* is the mean signed error of the four sides, positive to the right. *Far off* counts",
+        "line says otherwise. *Bias* is the mean signed error of the sides, positive to the right. *Far off* counts",
         f"films with the heart's left or right border off by more than {FAR:g} px.",
         "",
         "- *Edges* learns from the films with masks alone; *edges, read films* from those and from the read films of",

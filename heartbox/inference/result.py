@@ -14,7 +14,6 @@ from heartbox.boxes import EDGE_NAMES, box_areas
 from heartbox.inference.quality_checks import QualityFlag, spacing_is_plausible
 from heartbox.xray.image import XRay
 
-
 # Where the boxes of the RSNA exercise begin, as a share of the chest's height: benchmarks/nih_borders.py.
 VESSELS_TOP = 0.23
 
