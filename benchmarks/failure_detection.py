@@ -93,8 +93,8 @@ def main() -> None:
     detector = HeartDetector.from_weights(arguments.weights)
     lines = [
         "Share of images for which the released weights raise any quality flag (`found.warnings`), the flag",
-        "`undecided`, and the flag that names what was done to the film. The NIH films are read ones: the weights learnt",
-        "their borders, upright and whole, and the orientation head never saw them (read_films.md counts flags out of",
+        "`undecided`, and the flag that names what was done to the film. The NIH films are read ones: the weights know",
+        "their borders, upright and whole; the orientation head never saw them (read_films.md counts flags out of",
         "fold).",
         "",
         "Written by `python benchmarks/failure_detection.py DATA`.",
