@@ -144,8 +144,9 @@ def coverage(
         without a thorax).
     """
     edge_margins, ctr_margins = margins(calibration, predicted, std)
-    within = np.where(np.isnan(truth), np.nan, np.abs(predicted - truth) <= edge_margins)
-    shares = {"edges": np.nanmean(within, axis=0), "ctr": math.nan}
+    within = np.abs(predicted - truth) <= edge_margins  # not of an unknown label
+    with np.errstate(invalid="ignore"):  # an edge without labels has no share
+        shares = {"edges": within.sum(axis=0) / (~np.isnan(truth)).sum(axis=0), "ctr": math.nan}
     if ctr_margins is not None:
         error = np.abs(_ratio(predicted) - _ratio(truth))
         known = ~np.isnan(error)
@@ -191,9 +192,11 @@ def _fit(error: NDArray, unit: NDArray, level: float, powers: Sequence[float]) -
     found = []
     for power in powers:
         factor = _quantile(error / unit**power, level)
+        if math.isnan(factor):  # too few labels, whatever the power
+            return factor, 1.0
         beyond = error - factor * unit**power
         found.append((np.nanmean(np.maximum(level * beyond, (level - 1) * beyond)), factor, float(power)))
-    return min(found)[1:] if not math.isnan(found[0][1]) else found[0][1:]
+    return min(found)[1:]
 
 
 def _quantile(scores: NDArray, level: float) -> float:

@@ -132,7 +132,8 @@ class Calibration:
             "factors": list(self.factors),
             "ctr_factor": self.ctr_factor,
             "usual_spread": self.usual_std,
-            **({"powers": list(self.powers), "ctr_power": self.ctr_power} if self.powers else {}),
+            **({"powers": list(self.powers)} if self.powers else {}),
+            **({"ctr_power": self.ctr_power} if self.ctr_power != 1.0 else {}),
             **({"clear_std": self.clear_std} if self.clear_std is not None else {}),
         }
 

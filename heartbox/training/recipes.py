@@ -135,11 +135,10 @@ def load_start(model: BoxNet, recipe: Recipe) -> None:
         )
     if config.targets[: len(recipe.targets)] != tuple(recipe.targets):
         raise ValueError(f"{recipe.start}: knows {', '.join(config.targets)}, not {', '.join(recipe.targets)}")
-    # The first axis of a head's weights runs over the edges, so a network for fewer targets takes the first ones.
-    own = model.state_dict()
-    model.load_state_dict(
-        {name: value[: len(own[name])] if value.ndim else value for name, value in trained.state_dict().items()}
-    )
+    # The first axis of a head's weights runs over the edges, so a network for fewer targets takes the first ones. An
+    # orientation head is left out: it belongs to features that training changes.
+    own, others = model.state_dict(), trained.state_dict()
+    model.load_state_dict({name: others[name][: len(own[name])] if own[name].ndim else others[name] for name in own})
 
 
 # ---------------------------------------------------------------- the task

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from heartbox.models.config import WEIGHTS_FORMAT, Calibration, WeightsConfig
+from heartbox.models.orientation import ORIENTATIONS
 
 CALIBRATION = {
     "level": 0.9,
@@ -161,3 +162,66 @@ def test_a_config_cannot_be_changed_afterwards():
         config.size = 10**6
     with pytest.raises(ValueError, match="size"):
         dataclasses.replace(config, size=10**6)
+
+
+# ---------------------------------------------------------------- powers, unclear borders, orientations
+
+
+GROWN = CALIBRATION | {"powers": [1.0, 1.5, 2.0, 1.0, 0.75, 1.0, 1.0, 1.0], "ctr_power": 1.25, "clear_std": 4.5}
+
+
+def test_a_calibration_with_powers_comes_back_as_it_was():
+    calibration = Calibration.from_dict(GROWN)
+    assert calibration.to_dict() == GROWN
+    assert (calibration.powers[2], calibration.ctr_power, calibration.clear_std) == (2.0, 1.25, 4.5)
+    ratio_alone = CALIBRATION | {"ctr_power": 2.0}
+    assert Calibration.from_dict(ratio_alone).to_dict() == ratio_alone
+
+
+def test_calibrations_of_earlier_versions_have_power_one():
+    calibration = Calibration.from_dict(CALIBRATION)
+    assert (calibration.powers, calibration.ctr_power, calibration.clear_std) == ((), 1.0, None)
+    assert calibration.to_dict() == CALIBRATION
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("powers", [1.0] * 7, "calibration powers are"),
+        ("powers", 1.0, "calibration powers are 1.0, not a number for each of the factors"),
+        ("powers", [1.0] * 7 + [-1.0], "calibration power is -1.0"),
+        ("powers", [1.0] * 7 + [math.nan], "calibration power is nan"),
+        ("powers", [1.0] * 7 + ["1"], "calibration power is '1'"),
+        ("ctr_power", None, "calibration power is None"),
+        ("ctr_power", math.inf, "calibration power is inf"),
+        ("clear_std", -1.0, "calibration clear_std is -1.0"),
+        ("clear_std", math.nan, "calibration clear_std is nan"),
+        ("clear_std", "4", "calibration clear_std is '4'"),
+    ],
+)
+def test_wrong_powers_and_limits_are_refused(key, value, said):
+    with pytest.raises(ValueError, match=said):
+        WeightsConfig.from_dict(CONFIG | {"calibration": GROWN | {key: value}})
+
+
+def test_orientations_come_back_as_they_were():
+    named = CONFIG | {"orientations": list(ORIENTATIONS)}
+    config = WeightsConfig.from_dict(named)
+    assert config.orientations == ORIENTATIONS
+    assert config.to_dict() == named
+    assert WeightsConfig.from_dict(CONFIG).orientations == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"orientations": list(ORIENTATIONS[:5])},
+        {"orientations": list(ORIENTATIONS[::-1])},
+        {"orientations": "upright"},
+        {"orientations": None},
+        {"orientations": list(ORIENTATIONS), "head": "regression"},
+    ],
+)
+def test_wrong_orientations_are_refused(change):
+    with pytest.raises(ValueError, match=r"orientations (are|is) .*, not "):
+        WeightsConfig.from_dict(CONFIG | change)
