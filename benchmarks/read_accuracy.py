@@ -155,7 +155,9 @@ def flag_rows(name: str, found: dict[str, NDArray], shares: Sequence[float] = SH
     for share in shares:
         flagged = flag(found, share)
         cells = [f"{flagged[films].sum()} of {films.sum()}" for films in (far, hidden)]
-        cells += [f"{flagged[films].mean():.0%}" for films in (well, nih, found["source"] != NIH)]
+        cells += [
+            f"{flagged[films].mean():.0%}" for films in (well, nih, np.isin(found["source"], ["jsrt", "wingspan"]))
+        ]
         lines.append(f"| {name} | {share:.0%} | {' | '.join(cells)} | {(far & ~flagged).sum()} |")
     return lines
 

@@ -16,7 +16,7 @@ from heartbox.models.config import Calibration
 
 MIN_STD = 1e-3  # px; avoids zero-width intervals
 POWERS = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the standard deviation, to choose from where there are films enough
-WELL_ANSWERED, CLEAR_SHARE = 4.0, 0.92  # px at 224; of such films this share is called clear
+WELL_ANSWERED, CLEAR_SHARE = 4.0, 0.85  # px at 224; of such films this share is called clear
 LEFT_AND_RIGHT = [0, 2]  # the heart's borders that its width rests on
 USUAL_SHARE = 0.97  # of ordinary films lie below the std that is called usual
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from heartbox.models.folding import fold_batch_norm
 from heartbox.models.heads import BoxNet
 from heartbox.models.orientation import make_examples
 from heartbox.training.device import choose_device
@@ -46,22 +47,23 @@ def fit_orientation(
         See :func:`heartbox.training.loop.fit`.
     """
     torch.manual_seed(seed)
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     model.add_orientation_head()
-    model.eval().to(place)
-    head = model.orientation_head
+    model.eval().to(chosen_device)
+    head, network = model.orientation_head, fold_batch_norm(model)
     batches = DataLoader(films, 16, num_workers=workers)
     pooled, classes = [], []
     for k, (x, *_) in enumerate(batch for _ in range(copies) for batch in batches):
         examples, labels = make_examples(x, black_and_white, seed=seed * 1_000_003 + k)
         with torch.no_grad():
-            pooled.append(head.pool(model.features(examples.to(place))).half())
-        classes.append(labels.to(place))
+            for part in examples.to(chosen_device, memory_format=torch.channels_last).split(16):
+                pooled.append(head.pool(network.features(part)).half())
+        classes.append(labels.to(chosen_device))
     pooled, classes = torch.cat(pooled), torch.cat(classes)
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(pooled)).split(BATCH_SIZE):
-            chosen = chosen.to(place)
+            chosen = chosen.to(chosen_device)
             loss = F.cross_entropy(head.classify(pooled[chosen].float()), classes[chosen])
             optimizer.zero_grad()
             loss.backward()
