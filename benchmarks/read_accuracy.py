@@ -237,7 +237,7 @@ def as_markdown(error_lines: list[str], flag_lines: list[str], margin_lines: lis
         "Written by `python benchmarks/read_accuracy.py DATA`.",
         "",
         f"| training | films | {' | '.join(NAMES)} | bias | ratio | far off |",
-        "|---|" + "---|" * 7,
+        "|---|" + "---|" * 8,
         *error_lines,
         "",
         "## What the flag `undecided` is worth",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heartbox.evaluation.conformal import calibrate, coverage, margins, reliability
+from heartbox.evaluation.conformal import POWERS, calibrate, coverage, find_clear_std, margins, reliability
 from heartbox.evaluation.label_audit import audit_labels
 
 
@@ -108,3 +108,73 @@ def test_margins_that_do_not_hold_are_seen():
 
 def test_levels_that_few_films_cannot_show_are_left_out():
     assert list(reliability(*made_answers(12, 0), levels=(0.5, 0.9))) == [0.5]
+
+
+# ---------------------------------------------------------------- powers of the standard deviation
+
+
+def made_too_sure(count: int, seed: int):
+    """Boxes whose errors grow with the square of the spread: a network that is too sure where borders are hidden."""
+    rng = np.random.default_rng(seed)
+    truth = np.tile([60.0, 80, 150, 170, 20, 10, 200, 190], (count, 1)) + rng.normal(0, 5, (count, 8))
+    spread = np.exp(rng.normal(0.5, 0.6, (count, 1))) * rng.uniform(0.95, 1.05, (count, 8))
+    return truth + 0.3 * spread**2 * rng.normal(0, 1, (count, 8)), spread, truth
+
+
+def test_margins_hold_among_the_uncertain_films_with_a_power():
+    known, (predicted, spread, truth) = made_too_sure(3000, 0), made_too_sure(3000, 1)
+    worst = spread.mean(axis=1) > np.quantile(spread.mean(axis=1), 0.85)
+    uncertain = predicted[worst], spread[worst], truth[worst]
+    with_power, plain = calibrate(*known, powers=POWERS), calibrate(*known)
+    assert with_power.powers == (2.0,) * 8 and with_power.ctr_power > 1
+    for films in (uncertain, (predicted, spread, truth)):
+        held = coverage(with_power, *films)
+        assert held["edges"] == pytest.approx(np.full(8, 0.9), abs=0.045)
+        assert held["ctr"] == pytest.approx(0.9, abs=0.045)
+    held = coverage(plain, *uncertain)
+    assert (held["edges"] < 0.8).all() and held["ctr"] < 0.8
+
+
+def test_margins_by_hand_with_a_power():
+    calibration = calibrate(*made_too_sure(500, 0), powers=[2.0])
+    predicted, spread = np.array([[60.0, 80, 150, 170, 20, 10, 200, 190]] * 2), np.array([[1.0] * 8, [3.0] * 8])
+    edges, ratio = margins(calibration, predicted, spread)
+    assert edges[0] == pytest.approx(calibration.factors)
+    assert edges[1] == pytest.approx(9 * edges[0])
+    assert ratio[1] == pytest.approx(9 * ratio[0])
+
+
+def test_without_powers_everything_is_as_before():
+    """Errors that grow with the spread itself choose the power 1, and the default does not even try."""
+    films = made_answers(4000, 0)
+    default, chosen = calibrate(*films), calibrate(*films, powers=POWERS)
+    assert (default.powers, default.ctr_power) == ((), 1.0)
+    assert not {"powers", "ctr_power", "clear_std"} & set(default.to_dict())
+    assert np.abs(np.array(chosen.powers) - 1).max() <= 0.25
+    unscaled = calibrate(films[0], None, films[2], powers=POWERS)  # where all films are alike, a power changes nothing
+    assert unscaled.factors == calibrate(films[0], None, films[2]).factors
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_edge_without_labels_needs_no_warning():
+    predicted, spread, truth = made_answers(100, 0)
+    truth[:, 5] = np.nan
+    calibration = calibrate(predicted, spread, truth, powers=POWERS)
+    assert np.isnan(calibration.factors[4:]).all() and np.isfinite(calibration.factors[:4]).all()
+    other = calibrate(*made_answers(100, 1))
+    held = coverage(other, predicted, spread, truth)["edges"]
+    assert np.isnan(held[5]) and np.isfinite(np.delete(held, 5)).all()
+
+
+def test_what_well_answered_films_stay_below():
+    """Films 0 to 99 are answered to a pixel, 100 to 199 are not, and the right border of 200 to 299 is hidden."""
+    predicted, _, truth = made_answers(300, 0)
+    predicted[:100] = truth[:100] + 1
+    predicted[100:200] = truth[100:200] + [0, 0, 9, 0, 0, 0, 0, 0]
+    predicted[200:], truth[200:, 2] = truth[200:], np.nan
+    spread = np.full((300, 8), 50.0)  # of the edges that do not count
+    spread[:, 0], spread[:, 2] = np.arange(300), np.arange(300) + 2
+    clear = find_clear_std(predicted, spread, truth)
+    assert (np.arange(100) + 1 < clear).sum() == 92
+    assert find_clear_std(predicted, spread, truth, share=1.0) == 100
+    assert find_clear_std(predicted, spread, truth, within=9.5, share=1.0) == 200

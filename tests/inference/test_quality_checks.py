@@ -13,9 +13,12 @@ from heartbox.inference.quality_checks import (
     LOOKS,
     QualityFlag,
     body_part_kind,
+    check_certainty,
     check_quality,
     collect_notes,
 )
+from heartbox.models.config import Calibration
+from heartbox.models.orientation import ORIENTATIONS
 from heartbox.xray.borders import plain_border
 from heartbox.xray.errors import XRayError
 from heartbox.xray.image import XRay
@@ -146,3 +149,50 @@ def test_a_dithered_picture_is_flagged(weights):
     detector, rng = HeartDetector.from_weights(weights), np.random.default_rng(0)
     assert "few-shades" in detector.detect(rng.integers(0, 2, (200, 200)).astype(float)).warning_codes
     assert "few-shades" not in detector.detect(rng.uniform(0, 1, (200, 200))).warning_codes
+
+
+# ---------------------------------------------------------------- what the network itself is unsure of
+
+
+def certainty(std: list[float], looks: str = "", **limits) -> dict[str, str]:
+    calibration = Calibration(level=0.9, images=50, scaled=True, factors=(1.0,) * 4, **limits)
+    return {flag.code: str(flag) for flag in check_certainty(np.array(std), calibration, looks, 224)}
+
+
+@pytest.mark.parametrize(
+    ("std", "expected"),
+    [
+        ([4.9, 40, 4.9, 40], []),  # top and bottom do not count
+        ([9.0, 1, 1, 1], []),  # 5.0 on average
+        ([9.1, 1, 1, 1], ["undecided", "unclear-left"]),
+        ([4.0, 1, 6.5, 1], ["undecided", "unclear-right"]),
+        ([6.0, 1, 5.1, 1], ["undecided", "unclear-left", "unclear-right"]),
+    ],
+)
+def test_unclear_borders_are_named(std, expected):
+    flags = certainty(std, clear_std=5.0, usual_std=0.1)  # the second would flag every one of them
+    assert list(flags) == expected
+    for side, value in (("left", std[0]), ("right", std[2])):
+        message = flags.get(f"unclear-{side}")
+        assert message is None or (f"{side} border" in message and f"{value:.1f} pixels" in message)
+    if expected:
+        assert f"{(std[0] + std[2]) / 2:.1f} pixels wide (at 224)" in flags["undecided"]
+
+
+@pytest.mark.parametrize(("std", "flagged"), [([3.0, 6, 3, 6], False), ([3.0, 9, 3, 9], True)])
+def test_older_weights_go_by_all_four_edges(std, flagged):
+    flags = certainty(std, usual_std=5.0)
+    assert list(flags) == (["undecided"] if flagged else [])
+    assert not flagged or "6.0 pixels wide (at 224), while 97% of ordinary films stay below 5.0" in flags["undecided"]
+
+
+def test_without_limits_nothing_is_unclear():
+    assert certainty([90.0] * 4) == {}
+    assert check_certainty(np.full(4, 90.0), None, "", 224) == ()
+
+
+def test_every_way_to_lie_wrong_has_its_flag():
+    assert [f"looks-{name}" for name in ORIENTATIONS[1:]] == list(LOOKS)
+    for code, words in LOOKS.items():
+        assert certainty([1.0] * 4, looks=code, clear_std=5.0) == {code: f"The film may be {words}."}
+    assert list(certainty([9.0] * 4, looks="looks-cropped", clear_std=5.0))[-1] == "looks-cropped"

@@ -1,5 +1,6 @@
 """The result: no heart, no numbers; millimetres only where they are possible."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +29,16 @@ def test_millimetres_only_where_they_are_possible(weights, spacing, given):
     found = HeartDetector.from_weights(weights).detect(film)
     assert (found.heart_mm is not None) == given
     assert found.notes == () if given else "no millimetres are given" in found.notes[0]
+
+
+def test_the_box_with_the_vessels(weights):
+    """It begins 23 % down the chest, and never below the heart."""
+    found = HeartDetector.from_weights(weights).detect(np.random.default_rng(0).uniform(0, 1, (640, 640)))
+    chest, heart = np.array([100.0, 100, 500, 500]), np.array([150.0, 300, 400, 480])
+    made = dataclasses.replace(found, heart=heart, thorax=chest)
+    assert made.heart_with_vessels.tolist() == [150, pytest.approx(192), 400, 480]
+    high = dataclasses.replace(made, heart=np.array([150.0, 180, 400, 480]))
+    assert high.heart_with_vessels.tolist() == [150, 180, 400, 480]
+    assert made.heart.tolist() == [150, 300, 400, 480]
+    assert dataclasses.replace(made, thorax=None).heart_with_vessels is None
+    assert dataclasses.replace(made, heart=heart[[2, 1, 0, 3]]).heart_with_vessels is None

@@ -1,5 +1,6 @@
 """ONNX files answer as the weights they were made from, and a wrong one is refused by name."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from heartbox import cli
 from heartbox.inference.detector import HeartDetector
-from heartbox.models.onnx_files import CONFIG_KEY, export_onnx
-from heartbox.models.weights import load_weights, released_weights
+from heartbox.models.build import build_model
+from heartbox.models.onnx_files import CONFIG_KEY, export_onnx, load_onnx
+from heartbox.models.orientation import ORIENTATIONS
+from heartbox.models.weights import load_weights, released_weights, save_weights
 from heartbox.phantom import render, sample_subject
 
 
@@ -101,3 +104,27 @@ def test_missing_package_is_named(package, exported, weights, tmp_path, monkeypa
             HeartDetector.from_weights(exported)
         else:
             export_onnx(weights, tmp_path / "other.onnx")
+
+
+def test_the_orientation_comes_along(tmp_path):
+    torch.manual_seed(0)
+    model, targets = build_model(head="edges", targets=["heart"], size=64).eval(), ["heart"]
+    model.add_orientation_head()
+    save_weights(tmp_path / "m.pt", model, {"mean": 0.5, "std": 0.25, "layout": "ctr"}, targets=targets)
+    path = export_onnx(tmp_path / "m.pt", tmp_path / "m.onnx")
+    net, config = load_onnx(path)
+    assert config.orientations == ORIENTATIONS
+    x = torch.randn(3, 1, 64, 64)
+    with torch.no_grad():
+        expected, told = (one.predict_orientation(one.features(x)) for one in (model, net))
+    torch.testing.assert_close(told, expected, atol=1e-3, rtol=0)
+    silent = json.loads(load_onnx_config(path))
+    del silent["orientations"]
+    with pytest.raises(ValueError, match="orientations that the network does not tell, or the other way round"):
+        load_onnx(spoil(path, **{CONFIG_KEY: json.dumps(silent)}))
+
+
+def test_weights_without_that_head_tell_no_orientation(exported):
+    net, config = load_onnx(exported)
+    assert config.orientations == ()
+    assert net.predict_orientation(net.features(torch.zeros(1, 1, 64, 64))) is None

@@ -106,6 +106,27 @@ def test_a_run_without_checkpoints_writes_none_and_learns_the_same(processed, tm
     assert [path.name for path in (tmp_path / "without").iterdir()] == ["history.csv"]
 
 
+def test_workers_give_the_same_samples_in_the_same_order(processed, tmp_path):
+    """Without augmentation nothing random is left to them, so that the weights are the same to the last bit."""
+    recipe = dataclasses.replace(SMALL, epochs=1, augment="")
+    alone, history = train_small(processed, tmp_path / "alone", recipe)
+    helped, again = train_small(processed, tmp_path / "helped", recipe, workers=1)
+    assert same_weights(alone.state_dict(), helped.state_dict())
+    pd.testing.assert_frame_equal(history, again)
+
+
+def test_workers_augment(processed, tmp_path):
+    """They draw other numbers; the file has the same columns, and the same run gives it again."""
+    recipe = dataclasses.replace(SMALL, epochs=1)
+    written = {}
+    for name, workers in (("none", 0), ("one", 1), ("again", 1)):
+        _, history = train_small(processed, tmp_path / name, recipe, workers=workers, checkpoints=False)
+        assert history["train_loss"].notna().all()
+        written[name] = (tmp_path / name / "history.csv").read_text()
+    assert written["one"] == written["again"] != written["none"]
+    assert written["one"].splitlines()[0] == written["none"].splitlines()[0]
+
+
 def test_a_loss_that_explodes_says_so(processed, tmp_path):
     recipe = dataclasses.replace(SMALL, learning_rate=1e30, one_cycle=False)
     with pytest.raises(FloatingPointError, match="learning rate"):

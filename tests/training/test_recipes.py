@@ -72,6 +72,12 @@ def test_starting_from_weights(processed, tmp_path):
     x = torch.stack([train[i][0] for i in range(3)])
     with torch.no_grad():
         assert torch.allclose(alone.eval()(x), model.eval()(x)[:, :4], atol=1e-4)
+    # an orientation head, as the released weights may have, is left behind
+    model.add_orientation_head()
+    save_weights(path, model, train.stats.as_dict(), targets=list(SMALL.targets))
+    without = make_model(dataclasses.replace(SMALL, start=str(path)), train)
+    assert without.orientation_head is None
+    assert same_weights(again.state_dict(), without.state_dict())
     with pytest.raises(ValueError, match="this recipe has resnet18 with regression"):
         make_model(dataclasses.replace(RECIPES["sensible"], start=str(path)), train)
 
