@@ -12,6 +12,7 @@ from heartbox.inference.quality_checks import LOOKS
 from heartbox.models.build import build_model
 from heartbox.models.config import Calibration, WeightsConfig
 from heartbox.models.heads import BoxNet
+from heartbox.models.orientation import ORIENTATIONS
 from heartbox.models.weights import save_weights
 from heartbox.phantom import write_phantoms
 from heartbox.xray.contrast import NORMALIZED_CONTRAST, normalize_contrast
@@ -243,3 +244,72 @@ def test_what_is_wrong_with_a_film_is_named(change, code):
     looks = [code for code in found.warning_codes if code in LOOKS]
     assert ("undecided" in found.warning_codes) == (code is not None)
     assert looks == ([] if code is None else [code])
+
+
+# ---------------------------------------------------------------- weights with an orientation head
+
+
+class Teller(Reader):
+    """Stands for a network whose orientation head gives one class a probability, and the rest to "upright".
+
+    By :class:`Reader` alone, a film that is dark at the upper left would be flagged as undecided or as turned.
+    """
+
+    def __init__(self, orientation: str, probability: float):
+        super().__init__()
+        self.probabilities = torch.full((len(ORIENTATIONS),), 1e-6)
+        self.probabilities[0] = 1 - probability
+        self.probabilities[ORIENTATIONS.index(orientation)] = probability
+        self.asked = 0
+
+    def features(self, x):
+        self.asked += 1
+        return x
+
+    def predict_orientation(self, x):
+        return self.probabilities.log().repeat(len(x), 1)
+
+
+def flags_of(orientation: str, probability: float, **limits) -> list[str]:
+    calibration = Calibration(level=0.9, images=50, scaled=True, factors=(0.1,) * 4, **limits)
+    about = {"mean": 0.3, "std": 0.5, "layout": "ctr", "calibration": calibration, "orientations": ORIENTATIONS}
+    detector = HeartDetector(
+        Teller(orientation, probability), WeightsConfig("resnet18", "edges", 64, ("heart",), **about)
+    )
+    film = np.random.default_rng(0).uniform(0.0, 1.0, (256, 256))
+    found = detector.detect(film)
+    assert detector.network.asked == 1  # no other variant is tried
+    return list(found.warning_codes)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS[1:])
+def test_the_orientation_head_names_how_a_film_lies(name):
+    assert flags_of(name, 0.9, clear_std=10.0) == [f"looks-{name}"]
+    assert flags_of(name, 0.75, clear_std=10.0) == []  # "upright" has more than a fifth
+
+
+def test_an_upright_film_is_silent_whatever_the_edges_say():
+    assert flags_of("upright", 0.99) == []
+    assert flags_of("upright", 0.99, clear_std=10.0) == []
+    assert flags_of("upright", 0.99, usual_std=5.0) == ["undecided"]  # and nothing about how it lies
+
+
+def test_unclear_borders_reach_the_answer():
+    assert flags_of("mirrored", 0.9, clear_std=5.0) == ["undecided", "unclear-left", "unclear-right", "looks-mirrored"]
+
+
+def test_the_head_of_real_weights_is_asked(tmp_path):
+    """Biases decide: the same weights call every film upright, then every film cropped."""
+    torch.manual_seed(0)
+    model = build_model(head="edges", targets=("heart", "thorax"), size=64)
+    model.add_orientation_head()
+    torch.nn.init.zeros_(model.orientation_head.classify.weight)
+    film = np.random.default_rng(0).uniform(0, 1, (300, 300))
+    for name, expected in (("upright", set()), ("cropped", {"looks-cropped"})):
+        bias = torch.zeros(len(ORIENTATIONS))
+        bias[ORIENTATIONS.index(name)] = 9
+        model.orientation_head.classify.bias.data.copy_(bias)
+        about = {"mean": 0.5, "std": 0.25, "layout": "ctr"}
+        save_weights(tmp_path / "m.pt", model, about, targets=["heart", "thorax"])
+        found = HeartDetector.from_weights(tmp_path / "m.pt").detect(film)
+        assert set(found.warning_codes) & set(LOOKS) == expected
