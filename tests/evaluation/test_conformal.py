@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heartbox.evaluation.conformal import POWERS, calibrate, coverage, find_clear_std, margins, reliability
+from heartbox.evaluation.conformal import CLEAR_SHARE, POWERS, calibrate, coverage, find_clear_std, margins, reliability
 from heartbox.evaluation.label_audit import audit_labels
 
 
@@ -174,7 +174,9 @@ def test_what_well_answered_films_stay_below():
     predicted[200:], truth[200:, 2] = truth[200:], np.nan
     spread = np.full((300, 8), 50.0)  # of the edges that do not count
     spread[:, 0], spread[:, 2] = np.arange(300), np.arange(300) + 2
-    clear = find_clear_std(predicted, spread, truth)
-    assert (np.arange(100) + 1 < clear).sum() == 92
+    for share in (0.85, 0.92):
+        clear = find_clear_std(predicted, spread, truth, share=share)
+        assert (np.arange(100) + 1 < clear).sum() == round(100 * share)
+    assert find_clear_std(predicted, spread, truth) == find_clear_std(predicted, spread, truth, share=CLEAR_SHARE)
     assert find_clear_std(predicted, spread, truth, share=1.0) == 100
     assert find_clear_std(predicted, spread, truth, within=9.5, share=1.0) == 200
