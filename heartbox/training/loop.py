@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from heartbox.training.checkpoints import Checkpoints
-from heartbox.training.device import choose_device
+from heartbox.training.distributed import Ranks, SeededSamples, shared_loss, shared_model
 from heartbox.training.fingerprint import fingerprint
 from heartbox.training.task import Schedule, Task
 from heartbox.utils.atomic import complete_or_absent
@@ -47,6 +47,9 @@ def fit(
     after each epoch. A run that is killed at any moment therefore repeats only the epoch it was in, and on a CPU ends
     with the weights of an uninterrupted run. :mod:`heartbox.training.fingerprint` says what makes two runs the same,
     :class:`heartbox.training.checkpoints.Checkpoints` what becomes of a checkpoint of another run or a damaged one.
+
+    Under ``torchrun`` the processes share each batch, and process 0 measures and writes
+    (:mod:`heartbox.training.distributed`, ``docs/training.md``).
 
     Parameters
     ----------
@@ -84,36 +87,41 @@ def fit(
     FloatingPointError
         If the loss becomes NaN or infinite.
     """
-    folder, schedule = Path(folder), task.schedule
-    learner = Learner(model, task, steps=math.ceil(len(train) / schedule.batch_size), device=choose_device(device))
+    folder, schedule, ranks = Path(folder), task.schedule, Ranks.join()
+    steps = math.ceil(len(train) / schedule.batch_size)
+    learner = Learner(model, task, steps, ranks.device(device), ranks)
     store = state = None
-    if checkpoints:
-        store = Checkpoints(folder / "checkpoints", fingerprint(task, model, seed, train, val))
+    if checkpoints and ranks.rank == 0:
+        mark = fingerprint(task, model, seed, train, val) + ranks.shared * " seeds by sample"
+        store = Checkpoints(folder / "checkpoints", mark)
         state = store.read_last()
+    state = ranks.share(state)
     history, seconds = learner.restore(state) if state else ([], 0.0)
     total, done = schedule.epochs * learner.steps, len(history) * learner.steps
-    bar = progress_bar(None, "Training", "batch", total=total, initial=done, show=progress)
+    bar = progress_bar(None, "Training", "batch", total=total, initial=done, show=progress and ranks.rank == 0)
     loader = DataLoader(train, schedule.batch_size, shuffle=True, collate_fn=task.collate, num_workers=workers)
     for epoch in range(len(history) + 1, schedule.epochs + 1):
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + epoch)
         train_loss = learner.train_epoch(loader, epoch, bar, score=history[-1][task.score] if history else "-")
-        answers, figures = learner.validate(val)
+        answers, figures = learner.validate(val) if ranks.rank == 0 else (None, None)
+        figures = ranks.share(figures)
         row = {"epoch": epoch, "learning_rate": learner.learning_rate, "train_loss": train_loss, **figures}
         if store and (not history or row[task.score] > max(earlier[task.score] for earlier in history)):
             store.write_best(epoch, learner.answering.state_dict())
         history.append(row)
         bar.set_postfix({"loss": f"{train_loss:.3f}", task.score: row[task.score]}, refresh=False)
         seconds += time.perf_counter() - started
-        if on_epoch:
+        if on_epoch and ranks.rank == 0:
             on_epoch(epoch, answers, pd.DataFrame(history))
         if store:
             store.write_last(learner.state(history, seconds))
     bar.close()
     table = pd.DataFrame(history)
     table.attrs["seconds"] = seconds
-    with complete_or_absent(folder / "history.csv") as part:
-        table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
+    if ranks.rank == 0:
+        with complete_or_absent(folder / "history.csv") as part:
+            table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
     learner.finish()
     return table
 
@@ -131,12 +139,17 @@ class Learner:
         Batches per epoch.
     device : torch.device
         The device used.
+    ranks : Ranks
+        The processes that share the training; only this one by default.
     """
 
-    def __init__(self, model: nn.Module, task: Task, steps: int, device: torch.device):
+    def __init__(self, model: nn.Module, task: Task, steps: int, device: torch.device, ranks: Ranks | None = None):
+        self.task, self.steps, self.device, self.ranks = task, steps, device, ranks or Ranks()
         # Channels-last is how convolutions on CPUs and tensor cores prefer their images: about a third faster here.
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self.task, self.steps, self.device = task, steps, device
+        self.given = model.to(device, memory_format=torch.channels_last)
+        self.model = shared_model(self.given, device) if self.ranks.shared else self.given
+        # The processes start from the same weights, of which the average must be a copy.
+        self.shared_loss = shared_loss(self.model, task, device) if self.ranks.shared else None
         self.optimizer = make_optimizer(self.model, task.schedule)
         self.scheduler = None
         if task.schedule.one_cycle:
@@ -163,11 +176,11 @@ class Learner:
         """Take one step per batch; return the mean loss. `score` is shown in the progress bar beside it."""
         self.model.train()
         losses = []
-        for batch in loader:
-            loss = self.task.loss(self.model, batch, epoch, self.device)
-            if not torch.isfinite(loss):
+        for loss in self._losses(loader, epoch):
+            losses.append(self.ranks.total(loss) / self.ranks.count)
+            if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
-                    f"the loss became {loss.item()} in epoch {epoch}: lower the learning rate "
+                    f"the loss became {losses[-1]} in epoch {epoch}: lower the learning rate "
                     f"({self.task.schedule.learning_rate:g}) or look for broken images and labels"
                 )
             self.optimizer.zero_grad()
@@ -177,10 +190,25 @@ class Learner:
                 self.scheduler.step()
             if self.average:
                 self.average.update_parameters(self.model)
-            losses.append(loss.item())
             bar.set_postfix({"loss": f"{np.mean(losses):.3f}", self.task.score: score}, refresh=False)
             bar.update()
         return float(np.mean(losses))
+
+    def _losses(self, loader: DataLoader, epoch: int) -> Iterator[Tensor]:
+        """Yield the loss of each batch; of a shared training, this process's part of it."""
+        if not self.ranks.shared:
+            for batch in loader:
+                yield self.task.loss(self.model, batch, epoch, self.device)
+            return
+        parts = self.ranks.parts(loader.dataset, loader.batch_size)
+        own = DataLoader(
+            SeededSamples(loader.dataset),
+            batch_sampler=[pairs for pairs, _ in parts],
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+        )
+        for batch, (_, weight) in zip(own, parts, strict=True):
+            yield weight * self.shared_loss(batch, epoch)
 
     @torch.no_grad()
     def validate(self, val: Dataset) -> tuple[Any, dict[str, float]]:
@@ -211,9 +239,9 @@ class Learner:
 
     def finish(self) -> None:
         """Put the answering weights into the network, and the network on the CPU."""
-        if self.average:
-            self.model.load_state_dict(self.average.module.state_dict())
-        self.model.to("cpu").eval()
+        if self.answering is not self.given:
+            self.given.load_state_dict(self.answering.state_dict())
+        self.given.to("cpu").eval()
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
