@@ -2,8 +2,8 @@
 
     python benchmarks/explanation_faithfulness.py DATA [--weights FILE] [--films N]
 
-DATA holds nih/images, ordinary frontal films never used for training. Writes
-benchmarks/results/explanation_faithfulness.md.
+DATA holds nih/images and nih/heart_borders.csv. The films are of patients none of whose films was read by eye, so the
+released weights did not learn their borders. Writes benchmarks/results/explanation_faithfulness.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from common import evenly_spaced, parser_for, require, write_table
+from read_films import UNREAD, read_borders
 
 from heartbox import HeartDetector
 from heartbox.boxes import HEART
@@ -29,12 +30,14 @@ def main() -> None:
     parser.add_argument("--weights", default=released_weights())
     parser.add_argument("--films", type=int, default=20)
     arguments = parser.parse_args()
-    require(arguments.data, "nih/images")
+    require(arguments.data, "nih/images", "nih/heart_borders.csv")
     detector = HeartDetector.from_weights(arguments.weights)
     model, size = detector.model, detector.config.size
     torch.manual_seed(0)
     inputs = []
-    for path in evenly_spaced(sorted((arguments.data / "nih" / "images").glob("*")), 2 * arguments.films):
+    known = read_borders(arguments.data)
+    unread = known.loc[known["source"] == UNREAD, "path"].tolist()
+    for path in evenly_spaced(unread, 2 * arguments.films):
         xray = load_xray(path)
         # A flagged answer is not worth explaining.
         if len(inputs) < arguments.films and not detector.detect(xray).warnings:

@@ -61,7 +61,7 @@ ROWS: dict[str, Recipe] = {
     "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms"),
     # As published, one by one: 50 epochs, from answers near zero.
     "classic ResNet18, as published": RECIPES["classic"],
-    # The network of the row above labels films that have no labels; training continues on those and its own films.
+    # The network of the row "edges" labels films that have no labels; training continues on those and its own films.
     "edges, self-trained": dataclasses.replace(RECIPES["edges"], start="teacher", epochs=10, learning_rate=1e-3),
 }
 CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspan", "jsrt")}

@@ -2,9 +2,9 @@
 
     python benchmarks/padded_films.py DATA [--weights FILE] [--films 100]
 
-DATA holds nih/images (ordinary frontal films, never used for training). Each film is padded with black, white and grey,
-by a quarter and by half of its side, on one side (the next film on the next side) and all round; some padded films are
-saved as JPEG besides. Writes benchmarks/results/padded_films.md.
+DATA holds nih/images, frontal films. The released weights learnt the borders of some of them, without padding. Each
+film is padded with black, white and grey, by a quarter and by half of its side, on one side (the next film on the next
+side) and all round; some padded films are saved as JPEG besides. Writes benchmarks/results/padded_films.md.
 """
 
 from __future__ import annotations
