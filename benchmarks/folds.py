@@ -13,8 +13,6 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ import torch
 from common import split_nih
 from pseudo_labels import read_unlabelled, write_self_training
 from read_films import UNREAD, fold_of_read_films, join_read_films
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from cardiac_dataset import CardiacDataset
 from heartbox.boxes import EDGES, HEART
@@ -31,16 +29,12 @@ from heartbox.data.layouts import CTR_EXCLUDED
 from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
 from heartbox.data.splits import assign_folds
-from heartbox.data.store import Statistics, write_split
+from heartbox.data.store import write_split
 from heartbox.evaluation.conformal import calibrate, coverage
 from heartbox.evaluation.metrics import all_boxes, evaluate, mean_box, predict
 from heartbox.models.config import Calibration
-from heartbox.models.heads import BoxNet
-from heartbox.models.orientation import HALVES, ORIENTATIONS, cut, reorient
 from heartbox.models.weights import load_weights, save_weights
-from heartbox.training.device import choose_device
 from heartbox.training.loop import fit
-from heartbox.training.orientation import fit_orientation
 from heartbox.training.recipes import RECIPES, BoxTask, Recipe, make_model
 from heartbox.utils.atomic import complete_or_absent
 
@@ -65,8 +59,7 @@ ROWS: dict[str, Recipe] = {
     "edges, self-trained": dataclasses.replace(RECIPES["edges"], start="teacher", epochs=10, learning_rate=1e-3),
 }
 CROSS = {"JSRT to Wingspan": ("jsrt", "wingspan"), "Wingspan to JSRT": ("wingspan", "jsrt")}
-# Answers written before 0.2.0 have these names.
-OLD_NAMES = {"spread": "std", "spread_mirrored": "std_mirrored"}
+OLD_NAMES = {"spread": "std"}  # in answers written before 0.2.0
 
 
 # ---------------------------------------------------------------- folders
@@ -120,7 +113,7 @@ def prepare_read_folds(labels: pd.DataFrame, data: Path, work: Path) -> pd.DataF
 
     Fold k is ``work/without-read/k``, whose training films are those with masks, and ``work/with-read/k``, whose
     training films are both kinds. Both are validated on both kinds. The NIH films that nobody read, of other patients,
-    are the split "upright", from which the orientation head learns.
+    are the split "upright", which no network of the folds is shown.
 
     Parameters
     ----------
@@ -255,42 +248,6 @@ def read_answers(path: Path) -> dict[str, np.ndarray]:
     return {OLD_NAMES.get(name, name): values for name, values in np.load(path).items()}
 
 
-def learn_orientation(model: BoxNet, folder: Path, seed: int, splits: Sequence[str] = ("train", "upright")) -> None:
-    """Train the orientation head of a network on the films of some splits of a folder."""
-    parts = [CardiacDataset(folder, split, "strong") for split in splits]
-    fit_orientation(model, ConcatDataset(parts), black_plus_white(parts[0].stats), seed=seed)
-
-
-def black_plus_white(stats: Statistics) -> float:
-    """Return the sum of the normalised values of black and white, as :func:`reorient` needs it."""
-    return (1 - 2 * stats.mean) / stats.std
-
-
-def look_at_variants(model: BoxNet, films: Dataset, black_and_white: float) -> dict[str, np.ndarray]:
-    """Show a network every film in every orientation and every half of it.
-
-    Returns
-    -------
-    dict
-        ``variants``, their names, (V,), and ``variant_std`` of the edges, (N, V, edges), in pixels.
-    """
-    changes = {name: partial(reorient, orientation=name, black_and_white=black_and_white) for name in ORIENTATIONS[:7]}
-    changes |= {f"{name} half": partial(cut_box, box=box) for name, box in HALVES.items()}
-    std, device = [], choose_device()
-    model.to(device)
-    with torch.no_grad():
-        for x, *_ in DataLoader(films, 16):
-            each = [model.coordinates_and_std(model.features(change(x.to(device))))[1] for change in changes.values()]
-            std.append(torch.stack(each, dim=1).cpu().numpy())
-    model.to("cpu")
-    return {"variants": np.array(list(changes)), "variant_std": np.concatenate(std)}
-
-
-def cut_box(x: torch.Tensor, box: tuple[float, float, float, float]) -> torch.Tensor:
-    """Cut films to one of :data:`heartbox.models.orientation.HALVES`."""
-    return cut(x, *box)
-
-
 def answer(
     folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED, workers: int = 0
 ) -> dict[str, np.ndarray]:
@@ -316,8 +273,6 @@ def answer(
     }
     if std is not None:
         answers["std"] = std
-        answers["std_mirrored"] = predict(model, Mirrored(val))[1]
-        answers |= look_at_variants(model, val, black_plus_white(val.stats))
     with complete_or_absent(path) as part:
         np.savez(part, **answers)
     return answers
@@ -350,19 +305,6 @@ def passes_per_film(labelled: Path, recipe: Recipe, films: int) -> float:
     """Return how many times a training runs a film through the network, per labelled film and teacher included."""
     own = (pd.read_csv(labelled / "labels.csv")["split"] == "train").sum()
     return recipe.epochs * films / own + (ROWS["edges"].epochs if recipe.start == "teacher" else 0)
-
-
-class Mirrored(Dataset):
-    """The same images flipped left to right; used for quality flags, not for boxes."""
-
-    def __init__(self, inner: Dataset):
-        self.inner = inner
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
-        return (self.inner[index][0].flip(-1),)
 
 
 def mean_box_answer(folder: Path) -> dict[str, np.ndarray]:

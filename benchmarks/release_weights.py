@@ -29,7 +29,6 @@ from folds import (
     SEED,
     answer,
     fold_folder,
-    learn_orientation,
     mean_box_answer,
     prepare_folds,
     prepare_read_folds,
@@ -52,6 +51,7 @@ from heartbox.models.config import Calibration
 from heartbox.models.fetch import file_sha256
 from heartbox.models.heads import BoxNet
 from heartbox.models.weights import RELEASED_NAME, load_weights, save_weights
+from heartbox.training.orientation import fit_orientation
 from heartbox.training.recipes import Recipe
 from heartbox.utils.atomic import complete_or_absent
 
@@ -76,12 +76,14 @@ def train_on_all(work: Path, recipe: Recipe) -> tuple[BoxNet, CardiacDataset, fl
 
 
 def learn_to_tell_orientation(model: BoxNet, films: pd.DataFrame, work: Path) -> int:
-    """Train the orientation head on all films but those that NIH readers read; return how many."""
+    """Train the orientation head on all films but the read NIH films; return on how many."""
     learn = ((films["fold"] >= 0) & (films["source"] != NIH)) | (films["source"] == UNREAD)
     folder = work / "with-read" / "orientation"
     write_split(work / "joint", folder, np.where(learn, "train", "unused"), "orientation")
-    learn_orientation(model, folder, SEED, ["train"])
-    return int(learn.sum())
+    train = CardiacDataset(folder, "train", "strong")
+    black_and_white = (1 - 2 * train.stats.mean) / train.stats.std
+    fit_orientation(model, train, black_and_white, seed=SEED)
+    return len(train)
 
 
 def calibrate_on_all(folds: list[dict], films: pd.DataFrame) -> Calibration:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# "cropped": a half of a film. "other": none of these, such as a transposed film, a turned negative or no X-ray at all.
+# "cropped": about half of a film. "other": none of these, such as a transposed film, a turned negative or no X-ray.
 ORIENTATIONS = (
     *("upright", "mirrored", "turned-right", "turned-left", "turned-180", "upside-down", "inverted"),
     *("cropped", "other"),
 )
-LYING_WRONG = ORIENTATIONS[1:7]  # what can be undone
 
 
 class OrientationHead(nn.Module):
@@ -76,9 +75,6 @@ def cut(x: Tensor, top: float, bottom: float, left: float, right: float) -> Tens
     return F.interpolate(x[..., rows, columns], size=size, mode="bilinear", antialias=True)
 
 
-HALVES = {"upper": (0, 0.5, 0, 1), "lower": (0.5, 1, 0, 1), "left": (0, 1, 0, 0.5), "right": (0, 1, 0.5, 1)}
-
-
 def make_examples(x: Tensor, black_and_white: float, seed: int) -> tuple[Tensor, Tensor]:
     """Make an example of every orientation from each upright film.
 
@@ -116,7 +112,7 @@ def _other(film: Tensor, black_and_white: float, generator: torch.Generator) -> 
         transposed = film.transpose(2, 3)
         return transposed if kind < 0.2 else transposed.flip(2, 3)
     if kind < 0.7:
-        names = LYING_WRONG[:5]
+        names = ORIENTATIONS[1:6]
         turned = reorient(film, names[int(torch.randint(5, (), generator=generator))], black_and_white)
         return black_and_white - turned
     size, grain = film.shape[-1], int(2 ** (1 + 6 * torch.rand((), generator=generator).item()))

@@ -71,7 +71,7 @@ def test_a_work_folder_belongs_to_its_films(tmp_path, monkeypatch):
 
 
 def test_answers_of_an_earlier_version_are_read(tmp_path):
-    old = {"std": "spread", "std_mirrored": "spread_mirrored"}
+    old = {"std": "spread"}
     np.savez(tmp_path / "answers.npz", **{old.get(key, key): value for key, value in made_fold(0).items()})
     read = read_answers(tmp_path / "answers.npz")
     assert set(read) == set(made_fold(0))

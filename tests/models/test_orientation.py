@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from heartbox.models.build import build_model
-from heartbox.models.orientation import HALVES, ORIENTATIONS, cut, make_examples, reorient
+from heartbox.models.orientation import ORIENTATIONS, cut, make_examples, reorient
 from heartbox.models.weights import load_weights, save_weights
 
 INVERSE = {"turned-right": "turned-left", "turned-left": "turned-right"}  # each other one is its own
@@ -40,10 +40,10 @@ def test_changes_are_named_after_what_they_do():
 def test_a_part_is_enlarged_to_the_whole_side():
     film = torch.zeros(1, 1, 64, 64)
     film[..., :32] = 1
-    for name, expected in (("left", 1), ("right", 0)):
-        assert torch.equal(cut(film, *HALVES[name]), torch.full((1, 1, 64, 64), float(expected)))
-    for name in ("upper", "lower"):
-        torch.testing.assert_close(cut(film, *HALVES[name]), film)
+    for side, expected in (((0, 0.5), 1), ((0.5, 1), 0)):  # the left half, the right half
+        assert torch.equal(cut(film, 0, 1, *side), torch.full((1, 1, 64, 64), float(expected)))
+    for part in ((0, 0.5), (0.5, 1)):  # the upper half, the lower half
+        torch.testing.assert_close(cut(film, *part, 0, 1), film)
     torch.testing.assert_close(cut(film, 0, 1, 0, 1), film)
 
 
