@@ -40,7 +40,6 @@ from heartbox.xray import XRayError, load_xray
 
 UID = "1.2.840.10008.1.2"
 SLOW, STUCK = 5.0, 60.0  # seconds; a file that takes more than the latter is given up and its worker killed
-MOST_MEGABYTES = 1500
 NATIVE = {
     "Implicit VR Little Endian": UID,
     "Explicit VR Little Endian": f"{UID}.1",

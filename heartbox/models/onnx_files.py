@@ -1,7 +1,7 @@
 """Weights as an ONNX file: written for other programs, and read back to answer faster on a processor.
 
 The file holds the network, its outputs by name and the config of the weights file (calibration included) in its
-metadata. Writing needs onnxscript, reading onnxruntime: ``pip install "heartbox[onnx]"`` brings both. Knows networks
+metadata. Writing needs onnxscript, reading onnxruntime: ``pip install ".[onnx]"`` brings both. Knows networks
 and their config; nothing of X-rays.
 """
 
@@ -25,6 +25,7 @@ CONFIG_KEY = "heartbox"  # in the file's metadata
 INPUT = "x"  # (batch, 1, size, size), z-normalised by the config's mean and std
 COORDINATES, STD = "coordinates", "std"  # outputs, (batch, 4 * targets), in pixels of the input
 ORIENTATION = "orientation"  # output of weights with an orientation head, (batch, 9) logits
+MISSING = 'is missing. In the folder of Heartbox: python -m pip install ".[onnx]"'
 WAY_OUT = "Export the weights again: heartbox export WEIGHTS MODEL.onnx"
 
 
@@ -67,7 +68,7 @@ def export_onnx(weights: str | Path, target: str | Path, sha256: str | None = No
     try:
         import onnxscript  # noqa: F401 (torch's exporter needs it and fails late without)
     except ImportError:
-        raise ValueError(f'{target}: not written, onnxscript is missing. Run: pip install "heartbox[onnx]"') from None
+        raise ValueError(f"{target}: not written, onnxscript {MISSING}") from None
     model, config = load_weights(weights, sha256)
     answers = _Answers(fold_batch_norm(model)).eval()
     example = torch.zeros(2, 1, config.size, config.size)
@@ -146,7 +147,7 @@ def load_onnx(source: str | Path, sha256: str | None = None) -> tuple[OnnxNet, W
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError(f'{path}: onnxruntime is missing. Run: pip install "heartbox[onnx]"') from None
+        raise ValueError(f"{path}: onnxruntime {MISSING}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waits asleep, as torch's threads here

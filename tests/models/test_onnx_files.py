@@ -99,7 +99,8 @@ def load_onnx_config(path: Path) -> str:
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
 def test_missing_package_is_named(package, exported, weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f'{package} is missing. Run: pip install "heartbox\\[onnx\\]"'):
+    way_out = 'In the folder of Heartbox: python -m pip install "\\.\\[onnx\\]"'
+    with pytest.raises(ValueError, match=f"{package} is missing. {way_out}"):
         if package == "onnxruntime":
             HeartDetector.from_weights(exported)
         else:
