@@ -40,7 +40,7 @@ from heartbox.utils.atomic import complete_or_absent
 
 FOLDS, SEED = 5, 0
 PHANTOMS, PHANTOM_EPOCHS, ILL_SHARE = 4000, 6, 0.5
-READ_ROWS = ("edges, read films",)  # the rows that learn from the films read by eye
+READ_ROWS = ("edges, read films", "edges, read films, ward")  # the rows that learn from the films read by eye
 REGRESSION_EPOCHS = 24
 CLASSIC = dataclasses.replace(RECIPES["classic"], start_at_mean=True)
 ROWS: dict[str, Recipe] = {
@@ -53,6 +53,8 @@ ROWS: dict[str, Recipe] = {
     "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
     # The same recipe, learning from the films read by eye as well.
     "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms"),
+    # With a ward's effects painted over the training films as well.
+    "edges, read films, ward": dataclasses.replace(RECIPES["edges"], start="phantoms", augment="ward"),
     # As published, one by one: 50 epochs, from answers near zero.
     "classic ResNet18, as published": RECIPES["classic"],
     # The network of the row "edges" labels films that have no labels; training continues on those and its own films.

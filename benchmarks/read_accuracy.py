@@ -194,7 +194,7 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--work", type=Path, default=Path("artifacts/benchmark"))
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(MEASURED))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--no-training", action="store_true", help="write the tables of what there is")
     arguments = parser.parse_args()
     require(arguments.data, "ctr", "nih/heart_borders.csv", "nih/images", "hannover/labels.csv")
@@ -218,7 +218,7 @@ def main() -> None:
                 reading = reading_row(found)
                 flag_lines += flag_rows(title, found)
                 margin_lines += margin_rows(title, found)
-    write_table("read_films.md", as_markdown([reading, *error_lines], flag_lines, margin_lines))
+    write_table("read_films.md", as_markdown([reading] * bool(reading) + error_lines, flag_lines, margin_lines))
 
 
 def as_markdown(error_lines: list[str], flag_lines: list[str], margin_lines: list[str]) -> list[str]:
@@ -230,7 +230,8 @@ def as_markdown(error_lines: list[str], flag_lines: list[str], margin_lines: lis
         f"films with the heart's left or right border off by more than {FAR:g} px.",
         "",
         "- *Edges* learns from the films with masks alone; *edges, read films* from those and from the read films of",
-        "  the other folds. Both start from the same network, trained on phantoms.",
+        "  the other folds; *ward* has fluid, lines and writing painted over the training films as well. All start",
+        "  from the same network, trained on phantoms.",
         "- Whether a film is flagged is decided by a threshold from the other folds.",
         "- The recipe (plain strong augmentation, not the ward's) was chosen on folds 0 to 2.",
         "",

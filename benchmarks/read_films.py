@@ -7,6 +7,7 @@ hidden, are NaN, which every loss leaves out. Knows processed folders; no networ
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,9 +109,17 @@ def join_read_films(labelled: Path, data: Path, out: Path) -> pd.DataFrame:
     -------
     DataFrame
         ``labels.csv`` of the new folder, with the columns of :func:`read_borders` for the read films.
+
+    Raises
+    ------
+    SystemExit
+        If the folder is there and was made from other films or other borders.
     """
     films = read_borders(data)
     stats, labels = Statistics.load(labelled), load_labels(labelled)
+    origin, known = out / "origin.txt", fingerprint_of(films, labelled)
+    if (out / "stats.json").is_file() and (not origin.is_file() or origin.read_text(encoding="utf-8") != known):
+        raise SystemExit(f"{out} was made from other films or other borders: name another --work")
     if not (out / "stats.json").is_file():
         usable = (labels["split"] != UNUSED).to_numpy()
         boxes = labels.loc[usable, BOX_COLUMNS].to_numpy()
@@ -125,8 +134,15 @@ def join_read_films(labelled: Path, data: Path, out: Path) -> pd.DataFrame:
         splits = labels["split"].tolist() + [TRAIN if one else UNUSED for one in read]
         rule = f"{stats.split}; {read.sum()} films read by eye are added"
         write_processed(out, everything(), lambda: (splits, rule), stats.size, stats.layout, stats.seed, stats.contrast)
+        origin.write_text(known, encoding="utf-8")
     known = films.set_index("name").drop(columns=["source", "path"])
     return load_labels(out).join(known, on="name")
+
+
+def fingerprint_of(films: pd.DataFrame, labelled: Path) -> str:
+    """Identify what a joined folder is made from: the read films with their borders, and the films with masks."""
+    own = films.drop(columns="path").to_csv(index=False).encode() + (labelled / "labels.csv").read_bytes()
+    return hashlib.sha256(own).hexdigest()
 
 
 def read_one(film: dict, size: int, normalize: bool, others: NDArray, outlines: NDArray) -> ProcessedXRay:
