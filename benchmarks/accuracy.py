@@ -202,7 +202,7 @@ def as_markdown(table: pd.DataFrame, films: int, left_out: int) -> list[str]:
         "  *folds 1 to 4* leaves them out. *Edges, read films* was chosen on folds 0 to 2; the model card has folds",
         "  3 and 4.",
         "- The crossings: *JSRT to Wingspan* is trained on JSRT and tested on Wingspan, and the other way round. Those",
-        "  of 197 films, and all rows of 394, were measured before three films were excluded and plain borders cropped.",
+        "  of 197 films, and all rows of 394, were measured before three films were excluded and borders cropped.",
         "- *Self-trained* goes on training with unlabelled NIH films; the network of the row *edges* gives the labels.",
         "- The classic rows start at the mean box, which favours them: the row *as published*, started from answers",
         "  near 0, does not even reach the mean box in twice as many epochs.",
