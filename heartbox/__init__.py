@@ -4,7 +4,7 @@ import importlib
 
 from heartbox.utils.threads import let_threads_sleep
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["HeartDetector", "XRayError", "read_xray"]
 
 # Each is imported when it is first asked for: the detector needs torch, which takes seconds to load.
