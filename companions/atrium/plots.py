@@ -192,7 +192,7 @@ def gif_through(
     # One palette for all frames, with both outline colours in it: a palette made from the commonest colours of a frame
     # has greys only. Outlines are drawn without smoothing, since the palette has nothing between grey and colour.
     colours = [255 * np.array(to_rgb(colour)) for colour in (LABEL, PREDICTION)]
-    greys = np.linspace(0, 255, 62)[:, None].repeat(3, axis=1)
+    greys = np.linspace(0, 255, 24)[:, None].repeat(3, axis=1)  # few, for a small file
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.rint(np.concatenate([greys, colours])).astype(np.uint8).tobytes())
     frames = []
