@@ -75,7 +75,7 @@ def test_all_four_on_phantoms(tmp_path):
     # The progress bar ends with the result.
     shown = re.findall(r"val_iou=([\d.]+)\]", output_of(folder / NOTEBOOKS[2]))
     history = pd.read_csv(folder / "elsewhere/model/history.csv")
-    assert float(shown[-1]) == pytest.approx(history["val_iou"].iloc[-1], abs=0.0005)
+    assert float(shown[-1]) == pytest.approx(history["val_iou"].iloc[-1], abs=0.00051)  # the bar has three digits
     # The other settings in plain sight: the published recipe, and the classic network explained.
     edit(folder / NOTEBOOKS[2], ('RECIPE = \\"edges\\"', 'RECIPE = \\"classic\\"'))
     edit(folder / NOTEBOOKS[3], ('WEIGHTS = [\\"trained\\", \\"released\\"]', 'WEIGHTS = \\"classic\\"'))
