@@ -194,7 +194,7 @@ def pretrain(work: Path) -> Path:
 
 
 def train_one(
-    folder: Path, recipe: Recipe, out: Path, seed: int, watched: Dataset | None = None, workers: int = 0
+    folder: Path, recipe: Recipe, out: Path, seed: int, watched: Dataset | None = None
 ) -> tuple[torch.nn.Module, CardiacDataset, float]:
     """Train a recipe on a processed folder; return the network, its training films and the seconds it took.
 
@@ -208,8 +208,7 @@ def train_one(
     torch.manual_seed(seed)
     model = make_model(recipe, train)
     print(f"{out.parent.name}, {out.name}: {len(train)} films, {recipe.epochs} epochs", flush=True)
-    show = sys.stdout.isatty()
-    history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=show, workers=workers)
+    history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=sys.stdout.isatty())
     return model, train, history.attrs["seconds"]
 
 
@@ -250,9 +249,7 @@ def read_answers(path: Path) -> dict[str, np.ndarray]:
     return {OLD_NAMES.get(name, name): values for name, values in np.load(path).items()}
 
 
-def answer(
-    folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED, workers: int = 0
-) -> dict[str, np.ndarray]:
+def answer(folder: Path, recipe: Recipe, out: Path, work: Path, seed: int = SEED) -> dict[str, np.ndarray]:
     """Train on a folder's training films and answer its validation films, or load the answers of an earlier run."""
     path = out / "answers.npz"
     settings = describe(folder, recipe, seed, work)
@@ -262,7 +259,7 @@ def answer(
             return found
     labelled = folder
     folder, started = resolve_start(folder, recipe, out, work, seed)
-    model, train, seconds = train_one(folder, started, out, seed, workers=workers)
+    model, train, seconds = train_one(folder, started, out, seed)
     val = CardiacDataset(folder, "val", targets=("heart", "thorax"))
     predicted, std = predict(model, val)
     answers = {

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,7 +33,7 @@ from heartbox.models.config import WeightsConfig
 from heartbox.models.folding import fold_batch_norm
 from heartbox.models.heads import BoxNet
 from heartbox.models.onnx_files import OnnxNet, load_onnx
-from heartbox.models.orientation import ORIENTATIONS
+from heartbox.models.orientation import ORIENTATIONS, UNDONE_BY, reorient
 from heartbox.models.weights import load_weights
 from heartbox.xray.borders import Window
 from heartbox.xray.contrast import normalize_contrast
@@ -261,20 +261,14 @@ class HeartDetector:
         if self._usual_std is None:
             return [""] * len(x)
         asis = std[:, HEART].mean(axis=1)
-        negative = (1 - 2 * self.config.mean) / self.config.std  # 1 - image, for images that are normalised
-        variants: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "looks-mirrored": lambda films: films.flip(3),
-            "looks-turned-right": lambda films: films.rot90(1, (2, 3)),
-            "looks-turned-left": lambda films: films.rot90(-1, (2, 3)),
-            "looks-turned-180": lambda films: films.flip(2, 3),
-            "looks-upside-down": lambda films: films.flip(2),
-            "looks-inverted": lambda films: negative - films,
-        }
-        codes, variant_std = list(variants), np.full((len(variants), len(x)), np.inf)
-        for k, variant in enumerate(variants.values()):
+        black_and_white = (1 - 2 * self.config.mean) / self.config.std
+        lying = ORIENTATIONS[1:7]  # those that can be undone
+        codes, variant_std = [f"looks-{name}" for name in lying], np.full((len(lying), len(x)), np.inf)
+        for k, name in enumerate(lying):
             tried = np.ones(len(x), bool) if k == 0 else asis > self._usual_std
             if tried.any():
-                variant_std[k, tried] = self._run(variant(x[torch.from_numpy(tried)]))[1][:, HEART].mean(axis=1)
+                variant = reorient(x[torch.from_numpy(tried)], UNDONE_BY.get(name, name), black_and_white)
+                variant_std[k, tried] = self._run(variant)[1][:, HEART].mean(axis=1)
         best = variant_std.argmin(axis=0)
         return [codes[k] if is_surer(variant_std[k, i], asis[i]) else "" for i, k in enumerate(best)]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heartbox.boxes import box_areas, cardiothoracic_ratio
-from heartbox.evaluation.conformal import USUAL_SHARE
+from heartbox.evaluation.conformal import LEFT_AND_RIGHT, USUAL_SHARE
 from heartbox.models.config import Calibration
 from heartbox.xray.borders import plain_border
 from heartbox.xray.contrast import has_low_contrast
@@ -148,7 +148,7 @@ def check_certainty(std: NDArray, calibration: Calibration | None, looks: str, s
     """
     flags = []
     if calibration is not None and calibration.clear_std is not None:
-        flags += _check_sides(std[[0, 2]], calibration.clear_std, size)
+        flags += _check_sides(std[LEFT_AND_RIGHT], calibration.clear_std, size)
     elif calibration is not None and calibration.usual_std is not None and std.mean() > calibration.usual_std:
         message = (
             f"The network is undecided: its distributions for the heart's edges are {std.mean():.1f} pixels wide (at "

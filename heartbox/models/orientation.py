@@ -14,6 +14,8 @@ ORIENTATIONS = (
     *("upright", "mirrored", "turned-right", "turned-left", "turned-180", "upside-down", "inverted"),
     *("cropped", "other"),
 )
+# Turned films are undone by the other turn; every other orientation by itself.
+UNDONE_BY = {"turned-right": "turned-left", "turned-left": "turned-right"}
 
 
 class OrientationHead(nn.Module):
