@@ -2,11 +2,11 @@
 
     python benchmarks/speed.py [SECTION ...] [--threads N] [--films N ...]
 
-Sections: start, reading, detect, explanations, training, prepare, folders, together, notebooks; all by default. Each
-figure is a ratio of medians, of work and bare work timed by turns in the same run: of processor time within a process,
-which other programs change little, and of wall time where several processes work. Each section keeps its rows in
-artifacts/speed/, and the table is made of all that are there, so that a long run can be done in pieces. Phantoms are
-used throughout. Writes benchmarks/results/speed.md.
+Sections: start, reading, detect, explanations, training, gpu, prepare, folders, together, notebooks; all by default.
+Each figure is a ratio of medians, of work and bare work timed by turns in the same run: of processor time within a
+process, which other programs change little, and of wall time where several processes work and on a card. Each section
+keeps its rows in artifacts/speed/, and the table is made of all that are there, so that a long run can be done in
+pieces. Phantoms are used throughout. Writes benchmarks/results/speed.md.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from torchvision.models import resnet18
 from cardiac_dataset import CardiacDataset
 from heartbox import HeartDetector
 from heartbox.data.layouts import list_xrays, recognise_layout
+from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
 from heartbox.explain.attribution import occlusion_map, smooth_gradients
 from heartbox.models.onnx_files import export_onnx
@@ -202,24 +203,41 @@ def explanations(work: Path, options: argparse.Namespace) -> list[Row]:
 
 def training(work: Path, options: argparse.Namespace) -> list[Row]:
     """Compare a step of the released recipe with a forward and backward pass of its network."""
-    recipe, device = RECIPES["edges"], torch.device("cpu")
-    write_phantoms(work / "raw", 24, size=256, progress=False)
-    prepare(work / "raw", work / "processed", progress=False)
-    pairs = CardiacDataset(work / "processed", "train", recipe.augment, recipe.targets)
+    return training_rows(work, torch.device("cpu"), time.process_time)
+
+
+def gpu(work: Path, options: argparse.Namespace) -> list[Row]:
+    """Compare, on a CUDA card, the same training step with the same bare passes, in wall time."""
+    if not torch.cuda.is_available():
+        print("gpu: there is no CUDA card; the rows of an earlier run, if any, stay")
+        return []
+    return training_rows(work, torch.device("cuda"), time.perf_counter)
+
+
+def training_rows(work: Path, device: torch.device, clock: Callable[[], float]) -> list[Row]:
+    """Return the rows of a training step on a device."""
+    recipe = RECIPES["edges"]
+    write_phantom_store(work / "processed", 24, validation_share=0.2, progress=False)
+    pairs = CardiacDataset(work / "processed", "train", recipe.augment, recipe.targets, recipe.rule, masks=True)
     model = make_model(recipe, pairs)
     learner = Learner(model, BoxTask(recipe), steps=100, device=device)
     learner.model.train()
     batches = iter(
         DataLoader(pairs, recipe.batch_size, sampler=np.arange(REPEATS * 4 * recipe.batch_size) % len(pairs))
     )
-    x = torch.randn(recipe.batch_size, 1, 224, 224).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(recipe.batch_size, 1, 224, 224).to(device, memory_format=torch.channels_last)
     batch, epoch = [], recipe.epochs  # the last epochs use images of full size
+
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     def bare() -> None:
         with mixed_precision(device):
             features = learner.model.features(x)
         learner.model.zero_grad()
         learner.model.coordinates(features.float()).sum().backward()
+        finish()
 
     def load() -> None:
         batch[:] = next(batches)
@@ -229,14 +247,16 @@ def training(work: Path, options: argparse.Namespace) -> list[Row]:
         learner.task.loss(learner.model, batch, epoch, device).backward()
         learner.optimizer.step()
         learner.average.update_parameters(learner.model)
+        finish()
 
-    seconds = by_turns({"bare": bare, "loader": load, "step": step}, 5)
+    seconds = by_turns({"bare": bare, "loader": load, "step": step}, 5, clock)
     whole = seconds | {"whole": seconds["loader"] + seconds["step"]}
     beside = "forward and backward pass, same precision"
     return [
         ("training step without its loader", beside, ratio(seconds, "step")),
         ("training step with its loader in the same process", beside, ratio(whole, "whole")),
         ("wait for the loader", "the whole step", f"{seconds['loader'] / whole['whole']:.0%}"),
+        ("bare pass", "-", f"{seconds['bare'] * 1000:.0f} ms a batch of {recipe.batch_size}"),
     ]
 
 
@@ -353,6 +373,7 @@ SECTIONS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "detect": detect,
     "explanations": explanations,
     "training": training,
+    "gpu": gpu,
     "prepare": preparing,
     "folders": folders,
     "together": together,
@@ -373,7 +394,8 @@ def table() -> Iterator[str]:
     for name in SECTIONS:
         if (path := PARTS / f"{name}.json").is_file():
             part = json.loads(path.read_text())
-            yield from ("", f"## {name.capitalize()}", "", SECTIONS[name].__doc__, "", part["conditions"], "")
+            title = name.upper() if name == "gpu" else name.capitalize()
+            yield from ("", f"## {title}", "", SECTIONS[name].__doc__, "", part["conditions"], "")
             yield from ("| work | bare work | ratio |", "|---|---|---|")
             yield from (f"| {' | '.join(row)} |" for row in part["rows"])
 
@@ -395,9 +417,12 @@ def main() -> None:
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as work:
             rows = SECTIONS[name](Path(work), options)
+        if not rows:
+            continue
         busy = psutil.getloadavg()[0]
+        card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
         conditions = (
-            f"{os.cpu_count()} cores, threads of this process: {options.threads}, PyTorch {torch.__version__}, "
+            f"{card}{os.cpu_count()} cores, threads of this process: {options.threads}, PyTorch {torch.__version__}, "
             f"load of the machine {busy:.1f}, {time.perf_counter() - begun:.0f} s."
         )
         (PARTS / f"{name}.json").write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1))

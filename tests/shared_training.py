@@ -1,6 +1,6 @@
 """A small training to share: python -m torch.distributed.run tests/shared_training.py PROCESSED OUT AUGMENT.
 
-With STOP_AFTER in the environment it breaks off after that many epochs.
+With STOP_AFTER in the environment it breaks off after that many epochs; DEVICE names another device than the CPU.
 """
 
 import os
@@ -51,7 +51,8 @@ def main() -> None:
             raise SystemExit("stopped")
 
     model = SmallNet()
-    table = fit(model, train, val, BoxTask(RECIPE), out, device="cpu", on_epoch=on_epoch, progress=False)
+    device = os.environ.get("DEVICE", "cpu")
+    table = fit(model, train, val, BoxTask(RECIPE), out, device=device, on_epoch=on_epoch, progress=False)
     assert len(table) == RECIPE.epochs
     total = sum(float(weights.double().sum()) for weights in model.state_dict().values())
     print(f"rank {rank}: {total:.6f}", flush=True)
