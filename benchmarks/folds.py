@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from common import split_nih
 from pseudo_labels import read_unlabelled, write_self_training
-from read_films import UNREAD, fold_of_read_films, join_read_films
+from read_films import NIH, UNREAD, fold_of_read_films, join_read_films
 from torch.utils.data import Dataset, Subset
 
 from cardiac_dataset import CardiacDataset
@@ -40,9 +40,25 @@ from heartbox.utils.atomic import complete_or_absent
 
 FOLDS, SEED = 5, 0
 PHANTOMS, PHANTOM_EPOCHS, ILL_SHARE = 4000, 6, 0.5
-READ_ROWS = ("edges, read films", "edges, read films, ward")  # the rows that learn from the films read by eye
+# The rows that learn from the films read by eye.
+READ_ROWS = ("edges, read films", "edges, read films twice, longer", "edges, read films, ward")
 REGRESSION_EPOCHS = 24
 CLASSIC = dataclasses.replace(RECIPES["classic"], start_at_mean=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatingRecipe(Recipe):
+    """A recipe that shows each NIH film read by eye several times in an epoch.
+
+    Attributes
+    ----------
+    read_repeats : int
+        How many times.
+    """
+
+    read_repeats: int = 2
+
+
 ROWS: dict[str, Recipe] = {
     # Half as many epochs again as the edges recipe. From the published start, answers near 0, they would all be spent
     # on reaching the mean box.
@@ -53,6 +69,10 @@ ROWS: dict[str, Recipe] = {
     "edges": dataclasses.replace(RECIPES["edges"], start="phantoms"),
     # The same recipe, learning from the films read by eye as well.
     "edges, read films": dataclasses.replace(RECIPES["edges"], start="phantoms"),
+    # Half as many epochs again, and the NIH films among the read ones twice in each: twice the steps.
+    "edges, read films twice, longer": RepeatingRecipe(
+        **{**dataclasses.asdict(RECIPES["edges"]), "start": "phantoms", "epochs": 24}
+    ),
     # With a ward's effects painted over the training films as well.
     "edges, read films, ward": dataclasses.replace(RECIPES["edges"], start="phantoms", augment="ward"),
     # As published, one by one: 50 epochs, from answers near zero.
@@ -202,6 +222,11 @@ def train_one(
     nothing.
     """
     train = CardiacDataset(folder, "train", recipe.augment, recipe.targets, recipe.rule, bool(recipe.mask_weight))
+    if isinstance(recipe, RepeatingRecipe):
+        times = np.where(train.labels["source"] == NIH, recipe.read_repeats, 1)
+        rows = np.repeat(np.arange(len(train)), times)
+        train.positions, train.boxes = train.positions[rows], train.boxes[rows]
+        train.labels = train.labels.iloc[rows].reset_index(drop=True)
     if watched is None:
         val = CardiacDataset(folder, "val", targets=recipe.targets)
         watched = Subset(val, np.flatnonzero(~np.isnan(all_boxes(val)).any(axis=1)).tolist())

@@ -38,7 +38,7 @@ from torchvision.models import resnet18
 
 from cardiac_dataset import CardiacDataset
 from heartbox import HeartDetector
-from heartbox.data.layouts import list_xrays, recognise_layout
+from heartbox.data.layouts import list_xrays
 from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
 from heartbox.explain.attribution import occlusion_map, smooth_gradients
@@ -261,16 +261,17 @@ def training_rows(work: Path, device: torch.device, clock: Callable[[], float]) 
 
 
 def preparing(work: Path, options: argparse.Namespace) -> list[Row]:
-    """Compare preparing a folder, in one process and in two, with reading its films."""
-    write_phantoms(work / "raw", 40, size=SIDE, progress=False)
-    paths = [film.path for film in list_xrays(recognise_layout(work / "raw"))[0]]
-    works = {
-        "bare": lambda: [load_xray(path) for path in paths],
-        "1": lambda: prepare(work / "raw", work / "out", processes=1, progress=False),
-        "2": lambda: prepare(work / "raw", work / "out", processes=2, progress=False),
-    }
-    seconds = by_turns(works, 3, clock=time.perf_counter)
-    return [(f"`prepare`, processes: {n}", "reading its films in one process", ratio(seconds, n)) for n in "12"]
+    """Compare preparing a folder, by one worker process and by two that already run, with reading its films."""
+    write_phantoms(work / "raw", 100, size=SIDE, progress=False)
+    paths, rows = [film.path for film in list_xrays(work / "raw")[0]], []
+    for count in (1, 2):
+        works = {
+            "bare": lambda: [load_xray(path) for path in paths],
+            "prepare": functools.partial(prepare, work / "raw", work / "out", processes=count, progress=False),
+        }
+        seconds = by_turns(works, 5, clock=time.perf_counter)
+        rows.append((f"`prepare`, processes: {count}", "reading its films in one process", ratio(seconds, "prepare")))
+    return rows
 
 
 def run_watched(arguments: list[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
