@@ -223,10 +223,7 @@ def train_one(
     """
     train = CardiacDataset(folder, "train", recipe.augment, recipe.targets, recipe.rule, bool(recipe.mask_weight))
     if isinstance(recipe, RepeatingRecipe):
-        times = np.where(train.labels["source"] == NIH, recipe.read_repeats, 1)
-        rows = np.repeat(np.arange(len(train)), times)
-        train.positions, train.boxes = train.positions[rows], train.boxes[rows]
-        train.labels = train.labels.iloc[rows].reset_index(drop=True)
+        repeat_read_films(train, recipe.read_repeats)
     if watched is None:
         val = CardiacDataset(folder, "val", targets=recipe.targets)
         watched = Subset(val, np.flatnonzero(~np.isnan(all_boxes(val)).any(axis=1)).tolist())
@@ -235,6 +232,13 @@ def train_one(
     print(f"{out.parent.name}, {out.name}: {len(train)} films, {recipe.epochs} epochs", flush=True)
     history = fit(model, train, watched, BoxTask(recipe), out, seed=seed, progress=sys.stdout.isatty())
     return model, train, history.attrs["seconds"]
+
+
+def repeat_read_films(films: CardiacDataset, times: int) -> None:
+    """Let a dataset give each NIH film read by eye several times."""
+    rows = np.repeat(np.arange(len(films)), np.where(films.labels["source"] == NIH, times, 1))
+    films.positions, films.boxes = films.positions[rows], films.boxes[rows]
+    films.labels = films.labels.iloc[rows].reset_index(drop=True)
 
 
 def resolve_start(

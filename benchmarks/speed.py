@@ -1,12 +1,15 @@
 """Measure what everything costs beside the bare work that it cannot do without, as ratios.
 
-    python benchmarks/speed.py [SECTION ...] [--threads N] [--films N ...]
+    python benchmarks/speed.py [SECTION ...] [--threads N] [--films N ...] [--before CHECKOUT]
 
 Sections: start, reading, detect, explanations, training, gpu, prepare, folders, together, notebooks; all by default.
 Each figure is a ratio of medians, of work and bare work timed by turns in the same run: of processor time within a
 process, which other programs change little, and of wall time where several processes work and on a card. Each section
 keeps its rows in artifacts/speed/, and the table is made of all that are there, so that a long run can be done in
 pieces. Phantoms are used throughout. Writes benchmarks/results/speed.md.
+
+With --before, each section is also measured in the checkout of an earlier version, just before its turn here; this
+script, and what it imports from benchmarks/, are copied there.
 """
 
 from __future__ import annotations
@@ -42,7 +45,6 @@ from heartbox.data.layouts import list_xrays
 from heartbox.data.phantom_store import write_phantom_store
 from heartbox.data.prepare import prepare
 from heartbox.explain.attribution import occlusion_map, smooth_gradients
-from heartbox.models.onnx_files import export_onnx
 from heartbox.models.weights import released_weights
 from heartbox.phantom import render, sample_subject, write_phantoms
 from heartbox.training.device import mixed_precision
@@ -148,9 +150,9 @@ def reading(work: Path, options: argparse.Namespace) -> list[Row]:
 
 def detect(work: Path, options: argparse.Namespace) -> list[Row]:
     """Compare finding a box in a file and in an array with decoding and one pass of ResNet18."""
-    film, onnx = write_films(work)["uncompressed, 12 bits"], work / "heart.onnx"
-    detector, exported = HeartDetector.from_weights(released_weights()), export_onnx(released_weights(), onnx)
-    fast, image = HeartDetector.from_weights(exported), load_xray(film).image
+    film = write_films(work)["uncompressed, 12 bits"]
+    detector, image = HeartDetector.from_weights(released_weights()), load_xray(film).image
+    fast = onnx_detector(work / "heart.onnx")
     network, x = resnet18().eval(), torch.randn(1, 3, 224, 224)
 
     @torch.inference_mode()
@@ -162,14 +164,29 @@ def detect(work: Path, options: argparse.Namespace) -> list[Row]:
         bare_pass()
 
     works = {"bare": bare, "pass": bare_pass, "file": lambda: detector.detect(film)}
-    works |= {"array": lambda: detector.detect(image), "onnx": lambda: fast.detect(film)}
+    works |= {"array": lambda: detector.detect(image)}
+    if fast:
+        works |= {"onnx": lambda: fast.detect(film)}
     seconds = by_turns(works)
-    return [
+    rows = [
         ("`detect(file)`", "bare decoding and one pass of ResNet18", ratio(seconds, "file")),
         ("`detect(array)`", "one pass of ResNet18", ratio(seconds, "array", "pass")),
-        ("`detect(file)`, weights as ONNX", "bare decoding and one pass of ResNet18", ratio(seconds, "onnx")),
-        ("`detect(file)`, weights as ONNX", "`detect(file)`", ratio(seconds, "onnx", "file")),
     ]
+    if fast:
+        rows.append(
+            ("`detect(file)`, weights as ONNX", "bare decoding and one pass of ResNet18", ratio(seconds, "onnx"))
+        )
+        rows.append(("`detect(file)`, weights as ONNX", "`detect(file)`", ratio(seconds, "onnx", "file")))
+    return rows
+
+
+def onnx_detector(path: Path) -> HeartDetector | None:
+    """Return a detector of the released weights as ONNX; None in a version that cannot export them."""
+    try:
+        from heartbox.models.onnx_files import export_onnx
+    except ImportError:
+        return None
+    return HeartDetector.from_weights(export_onnx(released_weights(), path))
 
 
 def explanations(work: Path, options: argparse.Namespace) -> list[Row]:
@@ -397,8 +414,23 @@ def table() -> Iterator[str]:
             part = json.loads(path.read_text())
             title = name.upper() if name == "gpu" else name.capitalize()
             yield from ("", f"## {title}", "", SECTIONS[name].__doc__, "", part["conditions"], "")
-            yield from ("| work | bare work | ratio |", "|---|---|---|")
-            yield from (f"| {' | '.join(row)} |" for row in part["rows"])
+            before = {tuple(row[:2]): row[2] for row in part.get("before", [])}
+            yield "| work | bare work | before | ratio |" if before else "| work | bare work | ratio |"
+            yield "|---" * (4 if before else 3) + "|"
+            for work, bare, now in part["rows"]:
+                yield f"| {' | '.join([work, bare, *([before.get((work, bare), '-')] if before else []), now])} |"
+
+
+def measure_before(checkout: Path, name: str, options: argparse.Namespace) -> tuple[list[Row], str]:
+    """Measure a section in another checkout; return its rows, and that checkout's commit."""
+    for script in ("speed.py", "common.py", "fuzz_reading.py"):
+        shutil.copy(Path(__file__).with_name(script), checkout / "benchmarks" / script)
+    command = [sys.executable, str(checkout / "benchmarks" / "speed.py"), name, f"--threads={options.threads}"]
+    subprocess.run([*command, "--films", *map(str, options.films)], check=True, cwd=checkout)
+    revision = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(revision, check=True, capture_output=True, text=True).stdout.strip()
+    rows = json.loads((checkout / PARTS.relative_to(ROOT) / f"{name}.json").read_text())["rows"]
+    return rows, commit
 
 
 def main() -> None:
@@ -407,6 +439,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of this process")
     parser.add_argument("--films", type=int, nargs="+", default=FILMS, help="sizes of the folders")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="an earlier version to measure as well")
     options = parser.parse_args()
     unknown = set(options.sections) - set(SECTIONS)
     if unknown:
@@ -415,6 +448,7 @@ def main() -> None:
     cv2.setNumThreads(options.threads)
     PARTS.mkdir(parents=True, exist_ok=True)
     for name in options.sections or SECTIONS:
+        before, commit = measure_before(options.before, name, options) if options.before else ([], "")
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as work:
             rows = SECTIONS[name](Path(work), options)
@@ -426,7 +460,9 @@ def main() -> None:
             f"{card}{os.cpu_count()} cores, threads of this process: {options.threads}, PyTorch {torch.__version__}, "
             f"load of the machine {busy:.1f}, {time.perf_counter() - begun:.0f} s."
         )
-        (PARTS / f"{name}.json").write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1))
+        conditions += f" Before: commit {commit}." if before else ""
+        part = {"conditions": conditions, "rows": rows, "before": before}
+        (PARTS / f"{name}.json").write_text(json.dumps(part, indent=1))
         print(f"{name}: {conditions}", *(" | ".join(row) for row in rows), sep="\n", flush=True)
     write_table("speed.md", list(table()))
 

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import read_accuracy
-from folds import FOLDS, ROWS, describe, fold_folder, prepare_read_folds, run_folder
+from folds import FOLDS, ROWS, describe, fold_folder, prepare_read_folds, repeat_read_films, run_folder
 from read_films import HANNOVER, NIH, SIDES, UNREAD, borrow_outlines, read_borders
 
 from cardiac_dataset import CardiacDataset
@@ -154,6 +155,18 @@ def test_read_films_can_be_learnt_from(joint, work):
     assert np.isfinite(x).all() and not masks.any()
     np.testing.assert_array_equal(np.isnan(boxes), np.isnan(train.boxes[position].ravel()))
     assert np.isnan(boxes).sum() >= 4
+
+
+def test_read_films_can_be_shown_more_than_once(joint, work):
+    once, twice = (CardiacDataset(work / "with-read" / "0", "train", targets=("heart", "thorax")) for _ in range(2))
+    repeat_read_films(twice, 2)
+    read = (once.labels["source"] == NIH).sum()
+    assert 0 < read < len(once) and len(twice) == len(once) + read
+    assert (twice.labels["source"] == NIH).sum() == 2 * read
+    for k in range(len(twice)):
+        original = once.labels.index[once.labels["name"] == twice.labels["name"][k]][0]
+        assert torch.equal(twice[k][0], once[original][0])
+        np.testing.assert_array_equal(twice[k][1], once[original][1])
 
 
 def test_outlines_are_borrowed_for_the_edges_that_are_known(processed_with_masks):

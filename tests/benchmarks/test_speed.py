@@ -25,6 +25,20 @@ def test_sections_measured_apart_become_one_table(tmp_path, monkeypatch):
     assert "## Training" not in lines
 
 
+def test_an_earlier_version_has_a_column_where_it_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "PARTS", tmp_path)
+    rows, before = [["old work", "bare", "1.10"], ["new work", "bare", "1.20"]], [["old work", "bare", "3.00"]]
+    part = {"conditions": "two cores", "rows": rows, "before": before}
+    (tmp_path / "detect.json").write_text(json.dumps(part))
+    lines = list(speed.table())
+    assert lines[-4:] == [
+        "| work | bare work | before | ratio |",
+        "|---|---|---|---|",
+        "| old work | bare | 3.00 | 1.10 |",
+        "| new work | bare | - | 1.20 |",
+    ]
+
+
 def test_every_kind_of_film_decodes_to_the_same_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "SIDE", 96)
     monkeypatch.setattr(speed.fuzz_reading, "pixels", None)
