@@ -193,6 +193,7 @@ def explanations(work: Path, options: argparse.Namespace) -> list[Row]:
     """Compare the maps of a film with as many bare passes as their method has points or patches."""
     detector = HeartDetector.from_weights(released_weights())
     model, x = detector.model, torch.randn(1, 1, 224, 224)
+    network = getattr(detector, "network", model)  # folded; earlier versions had none
     batch = x.repeat(16, 1, 1, 1)
 
     def forward_backward() -> None:
@@ -207,9 +208,9 @@ def explanations(work: Path, options: argparse.Namespace) -> list[Row]:
 
     works = {
         "64": forward_backward,
-        "gradients": lambda: smooth_gradients(detector.network, x),
+        "gradients": lambda: smooth_gradients(network, x),
         "256": forward,
-        "occlusion": lambda: occlusion_map(detector.network, x),
+        "occlusion": lambda: occlusion_map(network, x),
     }
     seconds = by_turns(works, 2)
     return [
