@@ -130,7 +130,8 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
             extent=place,
         )
         for level, style in ((-0.5, "--"), (0.5, "-")):
-            if np.abs(level) <= (np.sign(level) * evidence).max():
+            # A film of a single row has no outlines.
+            if min(evidence.shape) > 1 and np.abs(level) <= (np.sign(level) * evidence).max():
                 lines = {
                     "colors": "black",
                     "linestyles": style,

@@ -297,7 +297,7 @@ def _layout(header: Dataset, length: int, notes: list[str]) -> tuple[int, int]:
                 if other != said:
                     notes.append(
                         f"The header says {said[0] or 'nothing'} for Samples per Pixel and {said[1] or 'nothing'} for "
-                        f"Bits Allocated; by their number the pixels have {other[0]} and {other[1]}, which were taken."
+                        f"Bits Allocated; {other[0]} and {other[1]} were taken, by the length of the pixel data."
                     )
                 return other
     if samples not in (1, 3) or allocated not in (1, *WIDTHS):

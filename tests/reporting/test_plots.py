@@ -151,6 +151,13 @@ def test_the_sign_of_the_evidence_is_seen_in_grey_print(found):
     assert [are_dashed(ax) for ax in (left, top, right)] == [[True, False], [True], []]
 
 
+def test_a_film_of_a_single_row_is_drawn_too(found):
+    row = dataclasses.replace(found, xray=as_xray(np.linspace(0, 1, 300, dtype=np.float32)[None]))
+    figure = draw_evidence(row, np.random.default_rng(0).normal(size=(4, 1, 300)))
+    figure.canvas.draw()
+    draw_detection(row).canvas.draw()
+
+
 def test_maps_of_a_cropped_film_lie_over_the_part_that_was_shown(found):
     film = np.random.default_rng(0).uniform(0, 1, (300, 240)).astype(np.float32)
     padded = dataclasses.replace(found, xray=as_xray(np.pad(film, ((60, 0), (0, 40)))))

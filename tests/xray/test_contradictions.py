@@ -123,7 +123,7 @@ def test_uncompressed_words_tell_their_width_by_their_number(load, phantom_pixel
     for allocated in (1, 8, 32, 64, 0):
         read = load(make(phantom_pixels, BitsAllocated=allocated))
         np.testing.assert_array_equal(read.image, good.image)
-        assert notes_about(read, "by their number")
+        assert notes_about(read, "by the length of the pixel data")
     for elements in ({"SamplesPerPixel": 3}, {"PhotometricInterpretation": "RGB"}):
         np.testing.assert_array_equal(load(make(phantom_pixels, **elements)).image, good.image)
     for wrong in ({"SamplesPerPixel": 2}, {"SamplesPerPixel": 4}):
