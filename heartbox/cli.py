@@ -177,6 +177,8 @@ def _unusable(options: argparse.Namespace) -> str:
             first = stream.readline().strip()
         if first and not first.startswith(",".join(TABLE_COLUMNS[:3])):
             return f"--csv {csv}: this file is not a table of this command; name another"
+    if options.reports and str(options.weights or "").endswith(".onnx"):
+        return f"--reports: {options.weights} cannot be explained; name the weights that it was exported from"
     for name in FOLDERS.values():
         folder = getattr(options, name)
         if folder and folder.exists() and not folder.is_dir():

@@ -199,6 +199,9 @@ def test_places_that_cannot_be_written_to_are_said_first(weights, films, tmp_pat
     ):
         assert main([str(films), "--weights", str(weights), option, str(place)]) == 2
         assert said in capsys.readouterr().err
+    # An ONNX file has no maps for a report; the films are not to blame.
+    assert main([str(films), "--weights", "heart.onnx", "--reports", str(tmp_path / "reports")]) == 2
+    assert "heart.onnx cannot be explained" in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text() == "my,precious\n"
     assert not list(tmp_path.glob("*.unfinished"))
     for _ in range(2):  # its own table is replaced

@@ -194,7 +194,9 @@ def _named_source(
     folder = Path(named).expanduser()
     layout = recognise(folder)
     if layout is None:
-        state = "holds none of the layouts known here" if folder.is_dir() else "does not exist"
+        state = "does not exist"
+        if folder.exists():
+            state = "holds none of the layouts known here" if folder.is_dir() else "is a file, not a folder"
         raise FileNotFoundError(
             f"CARDIAC_DATA={named} {state}. Expected there: {expected}; unset CARDIAC_DATA to use synthetic data"
         )

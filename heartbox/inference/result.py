@@ -18,7 +18,7 @@ from heartbox.xray.image import XRay
 VESSELS_TOP = 0.23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeartDetection:
     """The answer for one X-ray. All boxes and edges are in pixels of the original image.
 
@@ -43,7 +43,8 @@ class HeartDetection:
     notes : tuple of str
         Remarks that cast no doubt on it.
     weights : str
-        Digest of the weights that gave the answer, see :attr:`heartbox.inference.detector.HeartDetector.digest`.
+        Digest of the weights that gave the answer, see :attr:`heartbox.inference.detector.HeartDetector.digest`; not
+        the SHA-256 of their file.
     """
 
     xray: XRay
@@ -56,6 +57,12 @@ class HeartDetection:
     warnings: tuple[QualityFlag, ...]
     notes: tuple[str, ...]
     weights: str = ""
+
+    def __repr__(self) -> str:
+        """Return the answer in a line, without the pixels and without what the header says of the patient."""
+        heart = np.round(self.heart, 1).tolist()
+        ctr = "None" if self.ctr is None else f"{self.ctr:.3f}"
+        return f"HeartDetection(heart={heart}, ctr={ctr}, warnings={list(self.warning_codes)})"
 
     @property
     def warning_codes(self) -> tuple[str, ...]:

@@ -51,9 +51,10 @@ def open_address(address: str) -> BinaryIO:
 
 def reason_of(error: Exception) -> str:
     """Return an error's message, its type where that says more, and how to install what a protocol needs."""
+    if isinstance(error, ImportError):
+        return f'{one_line(error).rstrip(".")}; in the folder of Heartbox: python -m pip install ".[scale]"'
     kind = "" if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: "
-    missing = ' In the folder of Heartbox: python -m pip install ".[scale]"' if isinstance(error, ImportError) else ""
-    return f"{kind}{one_line(error)}{missing}"
+    return f"{kind}{one_line(error)}"
 
 
 def _find(address: str):

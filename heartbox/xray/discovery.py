@@ -44,12 +44,14 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
         In the order named, each folder's and archive's by name. What cannot be listed is one source with its error.
     """
     found = []
-    for named in _with_lists(paths):
+    everything = list(_with_lists(paths))
+    for named in everything:
         path = Path(named)
         if is_address(named):
             found += _at_address(named, passed_over)
         elif _is_possible(path) and path.is_dir():
             locked: list[OSError] = []
+            before = len(found)
             for one in _files_below(path, locked):
                 if _is_zip(one):
                     found += _members(one)
@@ -59,6 +61,8 @@ def find_xrays(paths: Iterable[str | Path], passed_over: list[Path] | None = Non
                     passed_over.append(one)
             for error in locked:
                 found.append(_source(Path(error.filename), f"this folder cannot be opened ({error.strerror})."))
+            if len(found) == before and len(everything) > 1:  # of a folder named alone, the caller says so
+                found.append(_source(path, "this folder holds no X-ray files (DICOM, PNG, JPEG, TIFF)."))
         elif _is_zip(path):
             found += _members(path)
         elif path.name.upper() == "DICOMDIR" and _is_possible(path) and path.is_file():

@@ -26,7 +26,7 @@ MAX_PIXELS = 50_000_000  # rows x columns; the largest detectors in use have som
 RADIOGRAPHY = ("", "CR", "DX", "DR", "RG", "OT", "SC")  # Modality values under which plain films are filed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class XRay:
     r"""An X-ray as an array, with what its header says.
 
@@ -84,6 +84,11 @@ class XRay:
     is_synthetic: bool = False
     damage: str = ""
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return size, view and kind of file, without the pixels and without what the header says of the patient."""
+        rows, columns = self.image.shape
+        return f"XRay({rows} x {columns}, view={self.view!r}, transfer_syntax={self.transfer_syntax!r})"
 
     @functools.cached_property
     def window(self) -> Window:

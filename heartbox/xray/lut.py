@@ -69,7 +69,7 @@ def grey_levels(
 
     if index is None:
         return in_blocks(grey, stored)
-    return np.take(grey(levels).astype(np.float32), index)  # each level is mapped once, not each pixel
+    return _look_up(grey(levels).astype(np.float32), index)  # each level is mapped once, not each pixel
 
 
 def _histogram(
@@ -93,6 +93,16 @@ def _histogram(
     present = np.flatnonzero(counts)
     counts[present[~_is_real(levels[present], padding)]] = 0
     return levels, counts, index
+
+
+def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the table's value at each index, a block of rows at a time: NumPy makes eight bytes of each index."""
+    image = np.empty(index.shape, table.dtype)
+    step = max(1, BLOCK // max(index.shape[1], 1))
+    for start in range(0, len(index), step):
+        rows = slice(start, start + step)
+        np.take(table, index[rows], out=image[rows], mode="clip")  # all are inside; "raise" would copy the result
+    return image
 
 
 def _is_real(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndarray:

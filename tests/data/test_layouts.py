@@ -51,6 +51,11 @@ def test_a_wrong_path_is_no_reason_for_phantoms(tmp_path, monkeypatch):
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         find_data()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CARDIAC_DATA", str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError, match="is a file, not a folder"):
+        find_data()
+    (tmp_path / "file").unlink()
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="none of the"):
         find_data()

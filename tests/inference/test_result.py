@@ -42,3 +42,11 @@ def test_the_box_with_the_vessels(weights):
     assert made.heart.tolist() == [150, 300, 400, 480]
     assert dataclasses.replace(made, thorax=None).heart_with_vessels is None
     assert dataclasses.replace(made, heart=heart[[2, 1, 0, 3]]).heart_with_vessels is None
+
+
+def test_printing_an_answer_shows_neither_pixels_nor_patient(weights):
+    film = XRay(np.random.default_rng(0).uniform(0, 1, (64, 64)), Path("film"), patient_id="Jane Doe", view="PA")
+    found = HeartDetector.from_weights(weights).detect(film)
+    assert str(found).startswith("HeartDetection(heart=[20.0, 16.0, 40.0, 40.0], ctr=0.500, warnings=[")
+    assert str(film) == "XRay(64 x 64, view='PA', transfer_syntax='')"
+    assert not any(name in str(found) + str(film) for name in ("Jane", "array"))

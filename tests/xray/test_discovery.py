@@ -267,3 +267,11 @@ def test_what_a_killed_run_left_is_gone_at_the_next(tmp_path, monkeypatch):
     with temporary_folder():
         assert not left.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_beside_others_is_said(film, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    answered, said = find_xrays([film, empty])
+    assert not answered.error and "holds no X-ray files" in said.error and said.name.endswith("empty")
+    assert find_xrays([empty]) == []  # alone, whoever asked says so
