@@ -169,13 +169,13 @@ def _check_sides(std: NDArray, clear: float, size: int) -> list[QualityFlag]:
         f"pixels wide (at {size}); on films that it answers well they seldom exceed {clear:.1f}."
     )
     flags = [QualityFlag("undecided", message)]
-    for code, side, value in zip(("unclear-left", "unclear-right"), ("left", "right"), std, strict=True):
-        if value > clear:
-            message = (
-                f"The heart's {side} border (of the picture) is unclear, {value:.1f} pixels wide: it may be hidden. "
-                "The heart's width and the ratio are then guesses, more often too large than too small."
-            )
-            flags.append(QualityFlag(code, message))
+    sides = zip(("unclear-left", "unclear-right"), ("left", "right"), std, strict=True)
+    unclear = [one for one in sides if one[2] > clear]
+    for code, side, value in unclear:
+        message = f"The heart's {side} border (of the picture) is unclear, {value:.1f} pixels wide: it may be hidden."
+        if code == unclear[-1][0]:  # said once
+            message += " The heart's width and the ratio are then guesses, more often too large than too small."
+        flags.append(QualityFlag(code, message))
     return flags
 
 

@@ -175,6 +175,7 @@ def test_unclear_borders_are_named(std, expected):
     for side, value in (("left", std[0]), ("right", std[2])):
         message = flags.get(f"unclear-{side}")
         assert message is None or (f"{side} border" in message and f"{value:.1f} pixels" in message)
+    assert " ".join(flags.values()).count("are then guesses") == bool(expected)  # said once
     if expected:
         assert f"{(std[0] + std[2]) / 2:.1f} pixels wide (at 224)" in flags["undecided"]
 
