@@ -5,7 +5,7 @@ Knows headers and values; no files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -98,9 +98,7 @@ def _histogram(
 def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return the table's value at each index, a block of rows at a time: NumPy makes eight bytes of each index."""
     image = np.empty(index.shape, table.dtype)
-    step = max(1, BLOCK // max(index.shape[1], 1))
-    for start in range(0, len(index), step):
-        rows = slice(start, start + step)
+    for rows in _blocks(index):
         np.take(table, index[rows], out=image[rows], mode="clip")  # all are inside; "raise" would copy the result
     return image
 
@@ -116,10 +114,16 @@ def _is_real(values: np.ndarray, padding: tuple[float, float] | None) -> np.ndar
 def in_blocks(function: Mapping, values: np.ndarray) -> np.ndarray:
     """Apply a function that works value by value, a block of rows at a time, and return float32."""
     image = np.empty(values.shape[:2], np.float32)
+    for rows in _blocks(values):
+        image[rows] = function(values[rows])
+    return image
+
+
+def _blocks(values: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of one block after the other."""
     step = max(1, BLOCK // max(values.shape[1], 1))
     for start in range(0, len(values), step):
-        image[start : start + step] = function(values[start : start + step])
-    return image
+        yield slice(start, start + step)
 
 
 def _modality(header: Dataset, notes: list[str]) -> Mapping:
