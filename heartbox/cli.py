@@ -126,7 +126,8 @@ def _run(options: argparse.Namespace) -> int:
 
     folders = {kind: getattr(options, name) for kind, name in FOLDERS.items() if getattr(options, name)}
     outputs = Outputs(options.weights, options.sha256, folders)
-    checked = _check_weights(outputs, apart=len(jobs) > 1 and options.workers > 0)
+    processes = 1 if _in_parts(options) else options.workers  # a cluster has processes of its own
+    checked = _check_weights(outputs, processes if len(jobs) > 1 else 0)
     if checked.error:
         print(checked.error, file=sys.stderr)
         return 2
@@ -212,19 +213,21 @@ def _find_jobs(options: argparse.Namespace) -> tuple[list[FilmJob], list[Path]]:
     return jobs, passed_over
 
 
-def _check_weights(outputs: Outputs, apart: bool) -> WeightsCheck:
-    """Load the weights where they will be used: in the worker process, or here for a single film."""
+def _check_weights(outputs: Outputs, processes: int) -> WeightsCheck:
+    """Load the weights in all processes that will answer the films at once, or in this one if there are no others."""
     from heartbox.reporting.outputs import WeightsCheck, check_weights
     from heartbox.utils.parallel import Failure, parallel_map
 
-    if not apart:
+    if not processes:
         return check_weights(outputs)
-    (checked,) = parallel_map(check_weights, [outputs], "weights", processes=1, progress=False, keep_going=True)
-    return (
-        WeightsCheck(error=f"the weights cannot be loaded: {checked.message}")
-        if isinstance(checked, Failure)
-        else checked
+    answers = parallel_map(
+        check_weights, [outputs] * processes, "weights", processes=processes, progress=False, keep_going=True
     )
+    checks = [
+        WeightsCheck(error=f"the weights cannot be loaded: {answer.message}") if isinstance(answer, Failure) else answer
+        for answer in answers
+    ]
+    return next((check for check in checks if check.error), checks[0])
 
 
 def _write_answers(csv: Path | None, outcomes: list[Outcome], journal: Journal | None) -> list[dict]:

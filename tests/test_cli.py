@@ -414,6 +414,22 @@ def test_help_and_version_load_nothing(capsys):
     assert heartbox.__version__ in capsys.readouterr().out
 
 
+def test_the_process_that_shares_films_loads_no_torch(weights, films, tmp_path):
+    """Only the processes that answer films need it: loading it takes seconds and 400 MB."""
+    arguments = [str(films), "--csv", str(tmp_path / "t.csv"), "--weights", str(weights), "--workers", "2"]
+    lines = [
+        "import sys",
+        "from heartbox.cli import main",
+        f"code = main({arguments!r})",
+        "sys.exit(code or bool({'torch', 'matplotlib'} & set(sys.modules)))",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "t.csv")["error"].isna().tolist() == [True, False, True]
+
+
 def test_no_place_for_temporary_files(weights, films, tmp_path, capsys, monkeypatch):
     """A zip's members are unpacked there: one sentence names the folder and the way out."""
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:

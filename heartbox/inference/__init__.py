@@ -1,7 +1,13 @@
 """Weights and an X-ray -> the heart's box, its ratio to the chest, margins and quality flags."""
 
-from heartbox.inference.detector import HeartDetector
-from heartbox.inference.quality_checks import FLAG_CODES, QualityFlag
-from heartbox.inference.result import HeartDetection
+import lazy_loader
 
-__all__ = ["FLAG_CODES", "HeartDetection", "HeartDetector", "QualityFlag"]
+# Names are imported when they are first asked for: the command shares films among processes without loading torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "detector": ["HeartDetector"],
+        "quality_checks": ["FLAG_CODES", "QualityFlag"],
+        "result": ["HeartDetection"],
+    },
+)

@@ -1,45 +1,28 @@
 """Answers as pictures, tables, JSON and DICOM reports."""
 
-from heartbox.reporting.detection_plots import draw_attention, draw_detection, draw_evidence
-from heartbox.reporting.export import TABLE_COLUMNS, as_dict, table_row, write_report
-from heartbox.reporting.metrics_table import metrics_table
-from heartbox.reporting.plots import (
-    box_styles,
-    draw_box,
-    draw_histograms,
-    image_grid,
-    image_legend,
-    page_of_xrays,
-    save_figure,
-    save_gif,
-    show_xray,
-)
-from heartbox.reporting.style import CHEST, LABEL, PREDICTION
-from heartbox.reporting.training_plots import TrainingAnimation, draw_distributions, draw_history, draw_reliability
+import lazy_loader
 
-__all__ = [
-    "CHEST",
-    "LABEL",
-    "PREDICTION",
-    "TABLE_COLUMNS",
-    "TrainingAnimation",
-    "as_dict",
-    "box_styles",
-    "draw_attention",
-    "draw_box",
-    "draw_detection",
-    "draw_distributions",
-    "draw_evidence",
-    "draw_histograms",
-    "draw_history",
-    "draw_reliability",
-    "image_grid",
-    "image_legend",
-    "metrics_table",
-    "page_of_xrays",
-    "save_figure",
-    "save_gif",
-    "show_xray",
-    "table_row",
-    "write_report",
-]
+from heartbox.reporting.metrics_table import metrics_table  # not lazily: the module of this name would hide it
+
+# Names are imported when they are first asked for: a run that draws nothing does not load Matplotlib.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "detection_plots": ["draw_attention", "draw_detection", "draw_evidence"],
+        "export": ["TABLE_COLUMNS", "as_dict", "table_row", "write_report"],
+        "plots": [
+            "box_styles",
+            "draw_box",
+            "draw_histograms",
+            "image_grid",
+            "image_legend",
+            "page_of_xrays",
+            "save_figure",
+            "save_gif",
+            "show_xray",
+        ],
+        "style": ["CHEST", "LABEL", "PREDICTION"],
+        "training_plots": ["TrainingAnimation", "draw_distributions", "draw_history", "draw_reliability"],
+    },
+)
+__all__ += ["metrics_table"]

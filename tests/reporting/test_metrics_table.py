@@ -1,5 +1,6 @@
 """Figures under the names people use, with a dash for what a network does not give."""
 
+import heartbox.reporting
 from heartbox.reporting.metrics_table import metrics_table
 
 
@@ -12,3 +13,9 @@ def test_metrics_table():
     assert table.loc["films with IoU above 0.75"].tolist() == ["70%", "-"]
     assert table.loc["error of the cardiothoracic ratio"].tolist() == ["0.014", "-"]
     assert not [name for name in table.index if "images" in name]
+
+
+def test_the_package_hands_on_every_name():
+    for name in heartbox.reporting.__all__:
+        assert getattr(heartbox.reporting, name) is not None
+    assert heartbox.reporting.metrics_table is metrics_table  # the function, not the module of its name
