@@ -101,6 +101,16 @@ def recognise_layout(folder: str | Path) -> str | None:
     return None
 
 
+def _missing_half(folder: Path) -> str:
+    """Say which half of a layout is missing in `folder`; empty where none is, or all of it."""
+    halves = [(RSNA_CSV, f"{RSNA_IMAGES}/"), *((f"{source}/png/", f"{source}/mask/") for source in CTR_SOURCES)]
+    for one, other in halves:
+        there = [name for name in (one, other) if (folder / name).exists()]
+        if len(there) == 1:
+            return f"{there[0]} is there, {one if there == [other] else other} is not"
+    return ""
+
+
 def _is_synthetic(images: Path) -> bool:
     """Tell whether the first image says that it is a phantom: the csv of real films may have chest boxes too."""
     first = next((path for path in sorted(images.glob("*.dcm"))), None)
@@ -166,8 +176,8 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
     Raises
     ------
     FileNotFoundError
-        If ``CARDIAC_DATA`` names a folder that does not exist or has none of the layouts: a wrong path must not
-        silently turn into phantoms.
+        If ``CARDIAC_DATA`` names a folder that does not exist or has none of the layouts, or if `default` holds half
+        of one, such as the csv without the images: neither must silently turn into phantoms.
     """
     source, default = _named_source(recognise_layout, EXPECTED, ("phantom",)), Path(default)
     if source is not None:
@@ -177,11 +187,17 @@ def find_data(default: str | Path = "data", count: int = 300, seed: int = 0) -> 
         layout = recognise_layout(folder)
         if layout in ("rsna", "ctr"):
             return DataSource(folder, layout, False, f"Data: {_shown(folder)} (layout: {layout}).")
+    sample = default / "phantom"
+    for folder in [default, *inside]:
+        if folder != sample and (half := _missing_half(folder)):
+            raise FileNotFoundError(
+                f"{_shown(folder)} holds half of a data set: {half}. Add it, or move the rest away for synthetic data"
+            )
 
     def make_sample(folder: Path) -> None:
         write_phantoms(folder, count=count, seed=seed)
 
-    return _sample_source(recognise_layout, default, default / "phantom", make_sample, f"{count} synthetic X-rays")
+    return _sample_source(recognise_layout, default, sample, make_sample, f"{count} synthetic X-rays")
 
 
 def _named_source(
@@ -197,6 +213,8 @@ def _named_source(
         state = "does not exist"
         if folder.exists():
             state = "holds none of the layouts known here" if folder.is_dir() else "is a file, not a folder"
+            if half := _missing_half(folder):
+                state += f" ({half})"
         raise FileNotFoundError(
             f"CARDIAC_DATA={named} {state}. Expected there: {expected}; unset CARDIAC_DATA to use synthetic data"
         )
@@ -262,7 +280,10 @@ def list_xrays(folder: str | Path) -> tuple[list[LabelledXRay], list[Problem]]:
     folder = Path(folder)
     layout = recognise_layout(folder)
     if layout is None:
-        raise FileNotFoundError(f"{folder}: holds none of the layouts RSNA, CTR or phantom. Expected there: {EXPECTED}")
+        half = f" ({half})" if (half := _missing_half(folder)) else ""
+        raise FileNotFoundError(
+            f"{folder}: holds none of the layouts RSNA, CTR or phantom{half}. Expected there: {EXPECTED}"
+        )
     films, problems = _list_ctr(folder) if layout == "ctr" else _list_rsna(folder, layout)
     if not films:
         first = f"; the first reason: {problems[0]}" if problems else ""

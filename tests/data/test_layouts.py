@@ -63,6 +63,38 @@ def test_a_wrong_path_is_no_reason_for_phantoms(tmp_path, monkeypatch):
         list_xrays(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ("rsna_heart_detection.csv", "stage_2_train_images/"),
+        ("stage_2_train_images/", "rsna_heart_detection.csv"),
+        ("jsrt/mask/", "jsrt/png/"),
+    ],
+)
+def test_half_of_a_data_set_is_no_reason_for_phantoms_either(tmp_path, monkeypatch, there, missing):
+    monkeypatch.delenv("CARDIAC_DATA", raising=False)
+    folder = tmp_path / "data" / "heart"
+    if there.endswith("/"):
+        (folder / there).mkdir(parents=True)
+    else:
+        folder.mkdir(parents=True)
+        (folder / there).touch()
+    said = f"{there} is there, {missing} is not"
+    with pytest.raises(FileNotFoundError, match=f"data/heart holds half of a data set: {said}"):
+        find_data(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match=said):
+        list_xrays(folder)
+    monkeypatch.setenv("CARDIAC_DATA", str(folder))
+    with pytest.raises(FileNotFoundError, match=said):
+        find_data(tmp_path / "data")
+
+
+def test_phantoms_that_were_not_finished_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.delenv("CARDIAC_DATA", raising=False)
+    (tmp_path / "data" / "phantom" / "stage_2_train_images").mkdir(parents=True)
+    assert find_data(tmp_path / "data", count=2).is_synthetic
+
+
 def test_the_message_names_no_folder_of_the_machine(tmp_path, monkeypatch):
     write_ctr(tmp_path, 2)
     monkeypatch.setenv("CARDIAC_DATA", str(tmp_path))
