@@ -49,8 +49,8 @@ def main() -> None:
             maps = occluded if name == "occlusion" else method(model, x)
             rows[name].append(list(measure(model, x, maps, occluded).values()))
     lines = [
-        f"{len(inputs)} NIH films without a quality flag, released weights; means over the films and the heart's four",
-        f"edges, in pixels at {size}.",
+        f"{len(inputs)} NIH films without a quality flag, of patients none of whose films was read by eye; released",
+        f"weights; means over the films and the heart's four edges, in pixels at {size}.",
         "",
         "- *Deletion*: how far an edge moves when the 0.5 to 20 % of the image that the map ranks highest are blurred",
         "  (higher is better).",

@@ -65,8 +65,8 @@ def main() -> None:
         "# Odd films",
         "",
         "Files that went wrong for users of such software, one kind of trouble a row, and what they give with the",
-        "released weights. Most are made from one film, whose answer is x 205 to 380, y 245 to 408, ratio 0.459 and no",
-        "flag. The files themselves are not part of the project; the tests make such files from phantoms.",
+        "released weights. Most are made from one film, and its answer comes again and again. The files themselves are",
+        "not part of the project; the tests make such files from phantoms.",
         "",
     ]
     write_table(

@@ -240,9 +240,12 @@ def training_rows(work: Path, device: torch.device, clock: Callable[[], float]) 
     model = make_model(recipe, pairs)
     learner = Learner(model, BoxTask(recipe), steps=100, device=device)
     learner.model.train()
-    batches = iter(
-        DataLoader(pairs, recipe.batch_size, sampler=np.arange(REPEATS * 4 * recipe.batch_size) % len(pairs))
-    )
+    order = np.arange(REPEATS * 4 * recipe.batch_size) % len(pairs)
+
+    def batches_by(workers: int) -> Iterator:
+        return iter(DataLoader(pairs, recipe.batch_size, sampler=order, num_workers=workers))
+
+    batches = batches_by(0)
     x = torch.randn(recipe.batch_size, 1, 224, 224).to(device, memory_format=torch.channels_last)
     batch, epoch = [], recipe.epochs  # the last epochs use images of full size
 
@@ -267,12 +270,27 @@ def training_rows(work: Path, device: torch.device, clock: Callable[[], float]) 
         learner.average.update_parameters(learner.model)
         finish()
 
+    def wall_seconds(workers: int, steps: int = 6) -> float:
+        source = batches_by(workers)
+        next(source)  # a process that loads ahead is running now
+        begun = time.perf_counter()
+        for _ in range(steps):
+            batch[:] = next(source)
+            step()
+        return (time.perf_counter() - begun) / steps
+
     seconds = by_turns({"bare": bare, "loader": load, "step": step}, 5, clock)
+    rounds = [
+        (by_turns({"bare": bare}, 6, time.perf_counter)["bare"], wall_seconds(0), wall_seconds(1)) for _ in range(3)
+    ]
+    wall = dict(zip(("bare", "here", "apart"), map(statistics.median, zip(*rounds, strict=True)), strict=True))
     whole = seconds | {"whole": seconds["loader"] + seconds["step"]}
     beside = "forward and backward pass, same precision"
     return [
         ("training step without its loader", beside, ratio(seconds, "step")),
         ("training step with its loader in the same process", beside, ratio(whole, "whole")),
+        ("the same in wall time", beside, ratio(wall, "here")),
+        ("the same in wall time, its loader in a process of its own", beside, ratio(wall, "apart")),
         ("wait for the loader", "the whole step", f"{seconds['loader'] / whole['whole']:.0%}"),
         ("bare pass", "-", f"{seconds['bare'] * 1000:.0f} ms a batch of {recipe.batch_size}"),
     ]

@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "save_gif",
             "show_xray",
         ],
-        "style": ["CHEST", "LABEL", "PREDICTION"],
+        "style": ["CHEST", "LABEL", "PREDICTION", "WRONG"],
         "training_plots": ["TrainingAnimation", "draw_distributions", "draw_history", "draw_reliability"],
     },
 )

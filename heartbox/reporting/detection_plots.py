@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILM = 4.6  # inches, of the X-ray beside its numbers
 LINE = 1.45 * TEXT / 72  # inches from one line of text to the next
 LETTERS = 36  # in a line of text beside the X-ray
+OPACITY = 0.85  # of the strongest evidence; faint evidence is transparent
 ATTENTION_MAP = "cool"  # no orange in it, as the line over it is orange
 
 
@@ -121,12 +122,12 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
         evidence = for_drawing(maps[edge])
         evidence = evidence / (np.abs(evidence).max() or 1.0)
         # Faint evidence is transparent, so that the film stays readable where there is none.
-        picture = ax.imshow(
+        ax.imshow(
             evidence,
             cmap=EVIDENCE_MAP,
             vmin=-1,
             vmax=1,
-            alpha=0.85 * np.abs(evidence),
+            alpha=OPACITY * np.abs(evidence),
             extent=place,
         )
         for level, style in ((-0.5, "--"), (0.5, "-")):
@@ -140,13 +141,23 @@ def draw_evidence(found: HeartDetection, maps: NDArray) -> Figure:
                 }
                 ax.contour(evidence, [level], **lines)
         _draw_border(ax, edge, found.heart[edge])
-    bar = figure.colorbar(picture, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
+    scale = ScalarMappable(Normalize(-1, 1), _as_over_grey(EVIDENCE_MAP))
+    bar = figure.colorbar(scale, ax=axes, orientation="horizontal", fraction=0.05, pad=0.03, aspect=50)
     bar.set_ticks([-1, 0, 1], labels=["left or up", "not at all", "right or down"])
     bar.set_label(
         "which way this part of the image pushes the border\n"
         "(outlines: half of the strongest; dashed left or up, solid right or down)"
     )
     return figure
+
+
+def _as_over_grey(name: str) -> ListedColormap:
+    """Return a colour map for values in [-1, 1] as it looks where faint values are transparent, over a medium grey."""
+    values = np.linspace(-1, 1, 257)
+    colours = plt.get_cmap(name)((values + 1) / 2)
+    opacity = OPACITY * np.abs(values)[:, None]
+    colours[:, :3] = opacity * colours[:, :3] + (1 - opacity) * 0.5
+    return ListedColormap(colours)
 
 
 def draw_attention(found: HeartDetection, attention: NDArray) -> Figure:

@@ -121,6 +121,7 @@ def page_of_xrays(
     titles: Sequence[str] | None = None,
     columns: int = 4,
     side: float | None = None,
+    found: str = "as found",
 ) -> Figure:
     """Draw several X-rays on one page, with their boxes.
 
@@ -134,6 +135,8 @@ def page_of_xrays(
         One above each image.
     columns, side
         As in :func:`image_grid`.
+    found : str
+        What the legend calls the predictions, for those that no network found.
     """
     figure, axes = image_grid(len(images), columns, side, titles=titles is not None)
     drawn = set()
@@ -146,7 +149,9 @@ def page_of_xrays(
                     draw_box(ax, box, heart_colour if k == 0 else CHEST, dashed=dashed)
                     if not np.isnan(box).any():
                         drawn.add(("heart" if k == 0 else "chest") + (", as found" if dashed else ""))
-    styles = {name: style for name, style in box_styles(True, True, True).items() if name in drawn}
+    styles = {
+        name.replace("as found", found): style for name, style in box_styles(True, True, True).items() if name in drawn
+    }
     if styles:
         image_legend(figure, styles)
     return figure

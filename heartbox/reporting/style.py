@@ -10,6 +10,7 @@ TEXT = 12  # points, for every text: legible from the back of a classroom
 # One meaning, one colour everywhere. They differ in lightness too, so they can be told apart with any colour vision
 # and in grey print; labels are drawn solid and predictions dashed.
 LABEL, PREDICTION, CHEST = "#4de3c1", "#f58518", "#5b6fe6"
+WRONG = "#e45756"  # a box that is shown because it is wrong
 TRAINING_COLOUR, VALIDATION_COLOUR = "#4a6fa5", PREDICTION
 EVIDENCE_MAP = "PRGn"  # for signed maps: purple to green, so that an orange line stays visible on it
 DARK_OUTLINE = [withStroke(linewidth=2.5, foreground="#202020")]  # legible on dark lung and bright bone alike

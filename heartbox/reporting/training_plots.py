@@ -151,11 +151,12 @@ def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, 
     side.set_xlim(0, None)
     top.set_title("left and right border")
     top.set_ylabel("probability")
-    side.set_title("probability\nof the top and\nbottom border")
+    side.set_title("top and\nbottom border")
+    side.set_xlabel("probability")
     styles = {
         "left, top border": (PREDICTION, FIRST),
         "right, bottom border": (PREDICTION, SECOND),
-        "means: the answer": (PREDICTION, "--"),
+        "answer (the means)": (PREDICTION, "--"),
     }
     image_legend(figure, styles | ({} if box is None else {"heart (label)": (LABEL, "-")}))
     return figure
