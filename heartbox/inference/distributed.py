@@ -27,6 +27,9 @@ DIED_ALONE = "its worker died twice while it did nothing else: an abort in a lib
 LOCAL_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # other tries are made here, with the film alone
     "distributed.scheduler.worker-saturation": 1.0,  # no task waits on a worker that another one may end
+    # Dask lets workers give each freed block back to the system, and a network frees large ones in every layer: a third
+    # of its time would go by in asking for them again.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 
 
