@@ -152,7 +152,6 @@ def draw_distributions(image: NDArray, box: NDArray | None, positions: NDArray, 
     top.set_title("left and right border")
     top.set_ylabel("probability")
     side.set_title("top and\nbottom border")
-    side.set_xlabel("probability")
     styles = {
         "left, top border": (PREDICTION, FIRST),
         "right, bottom border": (PREDICTION, SECOND),
