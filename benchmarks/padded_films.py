@@ -4,7 +4,8 @@
 
 DATA holds nih/images, frontal films. The released weights learnt the borders of some of them, without padding. Each
 film is padded with black, white and grey, by a quarter and by half of its side, on one side (the next film on the next
-side) and all round; some padded films are saved as JPEG besides. Writes benchmarks/results/padded_films.md.
+side) and all round; and with borders that are not plain: with noise, shaded, with a ruler. Some padded films are saved
+as JPEG besides. Writes benchmarks/results/padded_films.md.
 """
 
 from __future__ import annotations
@@ -48,6 +49,39 @@ def pad(film: NDArray[np.float32], grey: float, share: float, sides: Sequence[in
     return Padded(image, np.array([left, top, left, top], float))
 
 
+def around(film: NDArray[np.float32], border: Callable[[NDArray], NDArray]) -> Padded:
+    """Pad a film all round by a quarter; `border` returns the page, and is given an empty one."""
+    padded = pad(film, 0.0, 0.25, ALL_ROUND)
+    page, (left, top) = border(np.zeros_like(padded.image)), padded.corner[:2].astype(int)
+    page[top : top + film.shape[0], left : left + film.shape[1]] = film
+    return padded._replace(image=page.astype(np.float32))
+
+
+def with_noise(film: NDArray[np.float32], grey: float, seed: int) -> Padded:
+    """Pad a film with a grey whose noise has a standard deviation of 0.015."""
+    rng = np.random.default_rng(seed)
+    return around(film, lambda page: np.clip(page + rng.normal(grey, 0.015, page.shape), 0, 1))
+
+
+def shaded(film: NDArray[np.float32]) -> Padded:
+    """Pad a film with a grey that rises evenly from left to right."""
+    return around(film, lambda page: page + np.linspace(0, 0.15, page.shape[1]))
+
+
+def with_ruler(film: NDArray[np.float32]) -> Padded:
+    """Pad a film with black, and draw a white ruler with ticks down the left side."""
+
+    def ruler(page: NDArray) -> NDArray:
+        rows, columns = page.shape
+        place, step = columns // 40, rows // 60
+        page[step * 3 : -step * 3, place : place + 2] = 1
+        for number, row in enumerate(range(step * 3, rows - step * 3, step)):
+            page[row : row + 2, place : columns // (50 if number % 5 else 25)] = 1
+        return page
+
+    return around(film, ruler)
+
+
 def as_jpeg(padded: Padded, quality: int) -> Padded:
     """Save a padded film as JPEG and read it again."""
     pixels = np.rint(padded.image * 255).astype(np.uint8)
@@ -83,6 +117,12 @@ def cases() -> dict[str, Spoil]:
                 rows[f"{grey}, by {much}, {place}"] = lambda film, number, value=value, share=share, sides=sides: pad(
                     film, value, share, sides[number % len(sides)]
                 )
+    rows |= {
+        "black with noise, by a quarter, all round": lambda film, number: with_noise(film, 0.06, number),
+        "white with noise, by a quarter, all round": lambda film, number: with_noise(film, 0.94, number),
+        "from black to dark grey, left to right, by a quarter, all round": lambda film, number: shaded(film),
+        "black, by a quarter, all round, with a ruler along a side": lambda film, number: with_ruler(film),
+    }
     values = list(GREYS.values())
     for quality in QUALITIES:
         name = f"black, white or grey, by a quarter, all round, saved as JPEG of quality {quality}"

@@ -18,6 +18,9 @@ FEW_MARKS = 0.15  # of a line's length: all marks of a line together
 LOOK_AHEAD = 0.1  # of all lines: how deep text and stamps may go before the plain border goes on behind them
 GOES_ON = 0.01  # of all lines: how deep the border behind them must be
 SAMPLES = 256  # pixels of a line that are looked at in the search for marks
+NOISE = 3.5 * 1.4826 / 2**0.5  # times the median difference of neighbours: what hardly any pixel's noise exceeds
+MOST_NOISE = 0.12  # as a share of the range of greys: what differs more from pixel to pixel is no border
+BLOCK = 8  # of these pixels; their mean has little noise
 LEAST = 0.2  # of all rows and of all columns: a smaller window is not believed to be the film
 LEAST_PIXELS = 16
 
@@ -157,9 +160,9 @@ def _count_marked(lines: NDArray, taken: int, tolerance: float) -> int:
     found = len(marked) if marked.all() else int(np.argmin(marked))
     if not taken:
         return found
-    # Where enough lines of the border that came off before go on behind the text, they and the text come off.
-    border = _find_marks(lines[taken - 1 : taken], tolerance)[0]
-    same = marked & (np.abs(grey - border) <= tolerance)
+    # Where enough lines of a border that came off before go on behind the text, they and the text come off.
+    borders = _find_marks(lines[max(0, taken - len(marked)) : taken], tolerance)[0]
+    same = marked & (np.abs(grey[:, None] - borders).min(axis=1) <= tolerance)
     need = max(2, round(GOES_ON * len(ahead)))
     if len(same) < need:
         return found
@@ -168,17 +171,39 @@ def _count_marked(lines: NDArray, taken: int, tolerance: float) -> int:
 
 
 def _find_marks(lines: NDArray, tolerance: float) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Return each line's median grey, and whether nothing but small marks stands out from it."""
+    """Return each line's median grey, and whether nothing but small marks stands out from it.
+
+    A grey that rises or falls evenly along the line counts as one, and so does one with noise, which a scanner leaves:
+    noise is what differs from pixel to pixel, and what is left of it in the means of `BLOCK` pixels is little.
+    """
     each = max(1, lines.shape[1] // SAMPLES)
     length = lines.shape[1] // each
-    few = min(each, 4)
+    few, half = min(each, 4), length // 2
     lines = sum(lines[:, k : length * each : each] for k in range(few)) / np.float32(few)  # half the noise
-    grey = np.partition(lines, length // 2, axis=1)[:, length // 2]
-    out = np.abs(lines - grey[:, None]) > tolerance
+    rise = _median(lines[:, length - half :] - lines[:, :half]) * (length / (length - half)) if half else np.zeros(1)
+    lines = lines - rise[:, None] * np.linspace(-0.5, 0.5, length, dtype=np.float32)
+    grey = _median(lines)
+    off = lines - grey[:, None]
+    noise = NOISE * _median(np.abs(np.diff(off, axis=1)))[:, None] if half else np.zeros(1)
+    noise = np.minimum(noise, MOST_NOISE / STANDS_OUT * tolerance)
+    marks = np.abs(off) > np.maximum(tolerance, noise)
+    rest = np.where(marks, 0, off)[:, : length // BLOCK * BLOCK].reshape(len(off), -1, BLOCK).mean(axis=2)
+    uneven = np.abs(rest) > np.maximum(tolerance, noise / BLOCK**0.5)
+    return grey, _has_small_marks(marks) & _has_small_marks(uneven)
+
+
+def _median(lines: NDArray) -> NDArray:
+    middle = lines.shape[1] // 2
+    return np.partition(lines, middle, axis=1)[:, middle]
+
+
+def _has_small_marks(out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell of each line whether what stands out is short and little."""
+    length = out.shape[1]
     long = int(SMALL_MARK * length) + 1
     so_far = np.cumsum(np.pad(out, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
     has_long = (so_far[:, long:] - so_far[:, :-long] == long).any(axis=1)
-    return grey, (so_far[:, -1] <= FEW_MARKS * length) & ~has_long
+    return (so_far[:, -1] <= FEW_MARKS * length) & ~has_long
 
 
 def _range(image: NDArray) -> float:

@@ -101,12 +101,34 @@ def test_burnt_in_bars_come_off(phantoms):
         assert np.abs(change).max() <= 1
 
 
-def test_noise_in_a_border_does_not_stop_it(phantoms):
+@pytest.mark.parametrize("noise", [0.004, 0.01, 0.02])
+@pytest.mark.parametrize("grey", [0.1, 0.5, 0.9])
+def test_noise_in_a_border_does_not_stop_it(phantoms, grey, noise):
     rng = np.random.default_rng(0)
     for phantom in phantoms:
-        padded, moved = pad(phantom.image, 0.1, SIDES["all round"], 60)
-        outside = padded == np.float32(0.1)
-        padded[outside] += rng.normal(0, 0.004, outside.sum()).astype(np.float32)
+        padded, moved = pad(phantom.image, grey, SIDES["all round"], 60)
+        outside = np.ones(padded.shape, bool)
+        outside[60:-60, 60:-60] = False
+        padded[outside] += rng.normal(0, noise, outside.sum()).astype(np.float32)
+        change = np.array(find_content(padded)) - moved - find_content(phantom.image)
+        assert np.abs(change).max() <= (1 if noise < 0.02 else 6)
+
+
+def test_a_border_that_brightens_evenly_comes_off(phantoms):
+    for phantom in phantoms:
+        padded, moved = pad(phantom.image, 0.0, SIDES["all round"], 60)
+        shade = np.linspace(0.05, 0.25, padded.shape[1], dtype=np.float32) * np.ones((len(padded), 1), np.float32)
+        shade[60:-60, 60:-60] = phantom.image
+        change = np.array(find_content(shade)) - moved - find_content(phantom.image)
+        assert np.abs(change).max() <= 1
+
+
+def test_a_ruler_along_a_whole_side_comes_off(phantoms):
+    for phantom in phantoms:
+        padded, moved = pad(phantom.image, 0.0, SIDES["all round"], 60)
+        padded[25:-25, 20:22] = 1.0
+        for number, row in enumerate(range(25, len(padded) - 25, 10)):
+            padded[row : row + 2, 20 : 36 if number % 5 else 44] = 1.0
         change = np.array(find_content(padded)) - moved - find_content(phantom.image)
         assert np.abs(change).max() <= 1
 
