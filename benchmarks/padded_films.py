@@ -4,8 +4,8 @@
 
 DATA holds nih/images, frontal films. The released weights learnt the borders of some of them, without padding. Each
 film is padded with black, white and grey, by a quarter and by half of its side, on one side (the next film on the next
-side) and all round; and with borders that are not plain: with noise, shaded, with a ruler. Some padded films are saved
-as JPEG besides. Writes benchmarks/results/padded_films.md.
+side) and all round; and with borders that are not plain: with noise, shaded, of copied lines, with a ruler. Some padded
+films are saved as JPEG besides. Writes benchmarks/results/padded_films.md.
 """
 
 from __future__ import annotations
@@ -68,6 +68,13 @@ def shaded(film: NDArray[np.float32]) -> Padded:
     return around(film, lambda page: page + np.linspace(0, 0.15, page.shape[1]))
 
 
+def repeated(film: NDArray[np.float32]) -> Padded:
+    """Pad a film with copies of its first and last rows and columns."""
+    rows, columns = (round(length / 4) for length in film.shape)
+    page = np.pad(film, ((rows, rows), (columns, columns)), mode="edge")
+    return Padded(page, np.array([columns, rows, columns, rows], float))
+
+
 def with_ruler(film: NDArray[np.float32]) -> Padded:
     """Pad a film with black, and draw a white ruler with ticks down the left side."""
 
@@ -121,6 +128,7 @@ def cases() -> dict[str, Spoil]:
         "black with noise, by a quarter, all round": lambda film, number: with_noise(film, 0.06, number),
         "white with noise, by a quarter, all round": lambda film, number: with_noise(film, 0.94, number),
         "from black to dark grey, left to right, by a quarter, all round": lambda film, number: shaded(film),
+        "copies of its outermost lines, by a quarter, all round": lambda film, number: repeated(film),
         "black, by a quarter, all round, with a ruler along a side": lambda film, number: with_ruler(film),
     }
     values = list(GREYS.values())

@@ -17,6 +17,7 @@ SMALL_MARK = 0.03  # of a line's length: the longest mark that is taken off with
 FEW_MARKS = 0.15  # of a line's length: all marks of a line together
 LOOK_AHEAD = 0.1  # of all lines: how deep text and stamps may go before the plain border goes on behind them
 GOES_ON = 0.01  # of all lines: how deep the border behind them must be
+LEAST_REPEATED = 8  # lines; an enlarged film may repeat a few
 SAMPLES = 256  # pixels of a line that are looked at in the search for marks
 NOISE = 3.5 * 1.4826 / 2**0.5  # times the median difference of neighbours: what hardly any pixel's noise exceeds
 MOST_NOISE = 0.12  # as a share of the range of greys: what differs more from pixel to pixel is no border
@@ -66,8 +67,9 @@ def find_content(image: NDArray) -> Window:
 
     Borders come off on all four sides until nothing changes, so nested frames come off too, and a padded film has the
     same content as before the padding. Lines of a single grey come off first; then lines with small marks on a single
-    grey (noise, letters, a ruler's ticks), and text and stamps behind which the plain border goes on. A line that
-    crosses a body has long stretches of other greys, and stays.
+    grey (letters, a ruler's ticks), be it noisy or rising evenly along the line; text and stamps behind which the
+    border goes on; and copies of the film's outermost line. A line that crosses a body has long stretches of other
+    greys, and stays.
 
     Parameters
     ----------
@@ -111,6 +113,7 @@ def _inside(image: NDArray) -> Window:
         before, span = window, _range(window.of(image))
         window = _peel(image, window, lambda lines, taken, span=span: _count_plain(lines[taken:], SAME_GREY * span))
         window = _peel(image, window, lambda lines, taken, span=span: _count_marked(lines, taken, STANDS_OUT * span))
+        window = _peel(image, window, lambda lines, taken: _count_repeated(lines[taken:]))
     return window
 
 
@@ -146,6 +149,14 @@ def _count_plain(lines: NDArray, tolerance: float) -> int:
             return start + int(np.argmin(plain))
         start, step = start + step, 2 * step
     return len(lines)
+
+
+def _count_repeated(lines: NDArray) -> int:
+    """Count the first lines that repeat the one after them, as of a film padded with copies of its outermost line."""
+    count, enough = 0, max(LEAST_REPEATED, round(GOES_ON * len(lines)))
+    while count + 1 < len(lines) and np.array_equal(lines[count], lines[count + 1]):
+        count += 1
+    return count if count >= enough else 0
 
 
 def _count_marked(lines: NDArray, taken: int, tolerance: float) -> int:

@@ -123,6 +123,15 @@ def test_a_border_that_brightens_evenly_comes_off(phantoms):
         assert np.abs(change).max() <= 1
 
 
+def test_copies_of_the_outermost_line_come_off(phantoms):
+    for phantom in phantoms:
+        window = find_content(phantom.image)
+        film = window.of(phantom.image)
+        assert find_content(np.pad(film, 50, mode="edge")) == (50, 50 + len(film), 50, 50 + film.shape[1])
+        enlarged = film.repeat(4, axis=0).repeat(4, axis=1)
+        assert find_content(enlarged) == Window.whole(enlarged.shape)
+
+
 def test_a_ruler_along_a_whole_side_comes_off(phantoms):
     for phantom in phantoms:
         padded, moved = pad(phantom.image, 0.0, SIDES["all round"], 60)
