@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         default=1,
         metavar="N",
-        help="processes that share the films, default 1; with 0 a film that crashes ends the run",
+        help="processes that share the films, default 1, at most one per core; with 0 a film that crashes ends the run",
     )
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="let the workers of this dask cluster answer; needs --csv NAME.parquet"
@@ -123,6 +123,11 @@ def _run(options: argparse.Namespace) -> int:
         return 2
     from heartbox.inference.archive import Journal, run_films
     from heartbox.reporting.outputs import Outputs
+    from heartbox.utils.parallel import most_processes
+
+    if options.workers > most_processes():
+        print(f"--workers {options.workers}: {most_processes()} on this machine, by its cores", file=sys.stderr)
+    options.workers = min(options.workers, most_processes(), len(jobs))
 
     folders = {kind: getattr(options, name) for kind, name in FOLDERS.items() if getattr(options, name)}
     outputs = Outputs(options.weights, options.sha256, folders)
@@ -141,6 +146,8 @@ def _run(options: argparse.Namespace) -> int:
     outcomes = run_films(jobs, outputs, journal, outputs.is_complete, options.workers, options.log)
     rows = _write_answers(options.csv, outcomes, journal)
     failed, flagged = (sum(row[column] is not None for row in rows) for column in ("error", "warnings"))
+    if failed and options.csv:
+        print(f"{options.csv}: the column error says why {failed} could not be read", file=sys.stderr)
     _print_summary(len(rows), failed, flagged, passed_over)
     refused = _print_refused(outcomes, [kind for kind in ("sr", "sc") if kind in folders])
     return int(failed == len(rows) or (options.strict and failed + refused > 0))

@@ -27,6 +27,20 @@ def work(job: int):
     return job, os.getpid()
 
 
+@dataclass(frozen=True)
+class DiesTwice:
+    """Returns its job; the process of job 1 ends the first two times, which are noted in a folder."""
+
+    notes: Path
+
+    def __call__(self, job: int) -> int:
+        ended = len(list(self.notes.iterdir()))
+        if job == 1 and ended < 2:
+            (self.notes / f"{ended}").touch()
+            os.abort()
+        return job
+
+
 def threads(_) -> int:
     return cv2.getNumThreads()
 

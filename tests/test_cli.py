@@ -19,6 +19,7 @@ import heartbox
 from heartbox import cli
 from heartbox.inference.detector import HeartDetector
 from heartbox.reporting.export import TABLE_COLUMNS
+from heartbox.utils.parallel import _pool as pool
 from heartbox.xray.errors import XRayError
 
 
@@ -428,6 +429,17 @@ def test_the_process_that_shares_films_loads_no_torch(weights, films, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert pd.read_csv(tmp_path / "t.csv")["error"].isna().tolist() == [True, False, True]
+
+
+def test_more_workers_than_cores_are_not_started(weights, films, tmp_path, capsys, monkeypatch):
+    """Hundreds of processes, each with a network, would stop the machine."""
+    asked = []
+    monkeypatch.setattr("heartbox.utils.parallel._pool", lambda processes: asked.append(processes) or pool(processes))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert main([films, "--csv", tmp_path / "t.csv", "--weights", weights], workers=400) == 0
+    assert set(asked) == {2}
+    assert "--workers 400: 2 on this machine, by its cores" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 3
 
 
 def test_no_place_for_temporary_files(weights, films, tmp_path, capsys, monkeypatch):

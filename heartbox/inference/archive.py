@@ -155,7 +155,7 @@ def without_answer(job: FilmJob, failure: Failure) -> Outcome:
     name = printable(job.source.name)
     kind, way_out = ("crash", "Leave it out") if failure.died else ("error", "Run it alone to see where")
     problem = Problem(name, kind, f"no answer: {failure.message}. {way_out}.")
-    return Outcome(name, problem=problem, tracebacks=failure.traceback)
+    return Outcome(name, problem=problem, tracebacks=failure.traceback or failure.message)
 
 
 def log_traceback(log: Path | None, outcome: Outcome) -> None:

@@ -62,7 +62,13 @@ def connect(scheduler: str | None, workers: int) -> Iterator[Client]:
         if scheduler is None:
             stack.enter_context(dask.config.set(LOCAL_SETTINGS))
             options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
-            scheduler = stack.enter_context(LocalCluster(**options))
+            try:
+                scheduler = stack.enter_context(LocalCluster(**options))
+            except RuntimeError as error:  # new processes run a script's own lines first, and so on
+                raise ClusterError(
+                    "the worker processes did not start. In a script, put the lines that call Heartbox below "
+                    f'if __name__ == "__main__": ({one_line(error)})'
+                ) from error
         try:
             client = stack.enter_context(Client(scheduler, timeout=WAIT_SECONDS))
             client.wait_for_workers(1, timeout=WAIT_SECONDS)

@@ -31,7 +31,8 @@ WORKER_ENVIRONMENT = {
     # loky takes a process that grows by 300 MB for a memory leak, restarts it and warns. Importing torch is enough.
     "LOKY_MAX_MEMORY_LEAK_SIZE": "2e9",
 }
-DIED = "it ended the whole process: an abort in a library, or too little memory"
+TRIES_ALONE = 2  # of a job in whose presence a process ended: something else may have ended it
+DIED = "it ended the whole process, twice: an abort in a library, or too little memory"
 IDLE_SECONDS = 20  # an idle process waits this long for the next call before it ends
 
 
@@ -67,6 +68,14 @@ class _Guarded(Generic[Job, Result]):
             return failure_of(error)
 
 
+def most_processes() -> int:
+    """Return how many processes may work at once: one per core, and two on a single core.
+
+    More only slow each other down, and each holds a network of its own: some hundred bring a machine to a standstill.
+    """
+    return max(2, os.cpu_count() or 1)
+
+
 def parallel_map(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
@@ -87,7 +96,7 @@ def parallel_map(
     description, unit : str
         For the bar on standard output.
     processes : int, optional
-        How many; by default one per core, or only this one for a handful of jobs.
+        How many, at most :func:`most_processes`; by default one per core, or only this one for a handful of jobs.
     progress : bool
         Whether to show the bar.
     keep_going : bool
@@ -104,7 +113,7 @@ def parallel_map(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
-    processes = processes or min(os.cpu_count() or 1, 1 + len(jobs) // JOBS_PER_PROCESS)
+    processes = min(processes or 1 + len(jobs) // JOBS_PER_PROCESS, most_processes())
     if keep_going:
         results = _run(_Guarded(function), jobs, processes, keep_going=True)
     else:
@@ -130,7 +139,7 @@ def _run(
             except TerminatedWorkerError as error:
                 if not keep_going:
                     raise RuntimeError(f"a worker process died ({error})") from error
-                # Which of the jobs in flight ended its process cannot be told: each runs once more, by itself.
+                # Which of the jobs in flight ended its process cannot be told: each runs again by itself.
                 yield from _run_apart(function, running)
                 running.clear()
                 pool = _pool(processes)
@@ -172,14 +181,17 @@ def _run_apart(function: Callable[[Job], Result], running: Sequence[tuple[Job, F
             if future.done() and not future.cancelled() and future.exception() is None:
                 yield future.result()
                 continue
-            pool = pool or ProcessPoolExecutor(1, **_settings(1))
-            try:
-                yield pool.submit(function, job).result()
-            except TerminatedWorkerError:
-                pool = None
-                yield Failure(DIED, died=True)
-            except Exception as error:
-                yield failure_of(error)
+            for _ in range(TRIES_ALONE):
+                pool = pool or ProcessPoolExecutor(1, **_settings(1))
+                try:
+                    result = pool.submit(function, job).result()
+                    break
+                except TerminatedWorkerError:
+                    pool, result = None, Failure(DIED, died=True)
+                except Exception as error:
+                    result = failure_of(error)
+                    break
+            yield result
     finally:
         if pool is not None:
             pool.shutdown(wait=False, kill_workers=True)

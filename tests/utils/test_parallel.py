@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from helpers import ROOT
-from jobs import threads, work
+from jobs import DiesTwice, threads, work
 
 from heartbox.utils.parallel import Failure, parallel_map
 
@@ -24,6 +24,13 @@ def test_each_failure_is_its_job_s_alone(processes):
     assert results[8].message == "ValueError: eight is refused"
     assert "in work" in results[8].traceback
     assert os.getpid() not in [result[1] for result in results if not isinstance(result, Failure)]
+
+
+def test_a_job_whose_process_is_ended_by_something_else_is_tried_again(tmp_path):
+    """Both ends, of the shared process and of the one where it runs by itself, come from outside: it is not blamed."""
+    results = list(parallel_map(DiesTwice(tmp_path), range(3), "work", processes=2, progress=False, keep_going=True))
+    assert results == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_many_dying_jobs_in_a_row():
