@@ -125,9 +125,9 @@ def _run(options: argparse.Namespace) -> int:
     from heartbox.reporting.outputs import Outputs
     from heartbox.utils.parallel import most_processes
 
-    if options.workers > most_processes():
-        print(f"--workers {options.workers}: {most_processes()} on this machine, by its cores", file=sys.stderr)
-    options.workers = min(options.workers, most_processes(), len(jobs))
+    if options.workers > (most := most_processes()):
+        print(f"--workers {options.workers}: {most} are used, the most for this machine's cores", file=sys.stderr)
+    options.workers = min(options.workers, most, len(jobs))
 
     folders = {kind: getattr(options, name) for kind, name in FOLDERS.items() if getattr(options, name)}
     outputs = Outputs(options.weights, options.sha256, folders)

@@ -438,7 +438,7 @@ def test_more_workers_than_cores_are_not_started(weights, films, tmp_path, capsy
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert main([films, "--csv", tmp_path / "t.csv", "--weights", weights], workers=400) == 0
     assert set(asked) == {2}
-    assert "--workers 400: 2 on this machine, by its cores" in capsys.readouterr().err
+    assert "--workers 400: 2 are used, the most for this machine's cores" in capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / "t.csv")) == 3
 
 
