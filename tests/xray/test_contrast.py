@@ -13,6 +13,7 @@ from heartbox.inference.detector import HeartDetector
 from heartbox.models.build import build_model
 from heartbox.models.config import WeightsConfig
 from heartbox.xray.contrast import LOW_CONTRAST, has_low_contrast, normalize_contrast, percentiles
+from heartbox.xray.image import resize_xray
 from heartbox.xray.reader import as_xray
 
 
@@ -80,8 +81,9 @@ def test_the_detector_shows_films_as_its_weights_saw_them():
     earlier = HeartDetector(model, config)
     now = HeartDetector(model, dataclasses.replace(config, contrast="even"))
     xray = as_xray(film)
-    np.testing.assert_allclose(earlier.shown(xray), film, atol=1e-3)
-    np.testing.assert_allclose(now.shown(xray), normalize_contrast(film), atol=1e-3)
+    content = resize_xray(xray.content, 64)  # without the noisy border around the disc
+    np.testing.assert_allclose(earlier.shown(xray), content, atol=1e-3)
+    np.testing.assert_allclose(now.shown(xray), normalize_contrast(content), atol=1e-3)
     brighter = as_xray(0.1 + 0.5 * film)
     np.testing.assert_allclose(now.detect(xray).heart, now.detect(brighter).heart, atol=0.2)
 
