@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from heartbox.inference.archive import FilmJob, Outcome, OutputError, without_answer
-from heartbox.utils.parallel import Failure
+from heartbox.utils.parallel import TRIES_ALONE, Failure
 from heartbox.xray.errors import one_line
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ FILMS_PER_TASK = 16  # a second or two: long beside the scheduler's millisecond 
 AHEAD = 4  # tasks handed out per thread
 LEAST_AHEAD = 32  # tasks handed out while the cluster has hardly begun to grow
 WAIT_SECONDS = 60  # for the scheduler, and for its first worker
-TRIES_ALONE = 2
 DIED_ALONE = "its worker died twice while it did nothing else: an abort in a library, or too little memory"
 LOCAL_SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # other tries are made here, with the film alone
